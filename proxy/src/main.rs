@@ -1,0 +1,2 @@
+//! `colo-proxy`.
+fn main() {}
