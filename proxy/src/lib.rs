@@ -1,2 +1,17 @@
-//! The comparator of COLO: decides, frame by frame, whether a primary guest's output may leave.
+//! The comparator of COLO: one guest runs on two hosts, and this crate decides, frame by frame,
+//! whether what the primary run sends may leave.
+//!
+//! ```text
+//!            frames, times, checkpoints            verdicts
+//!   shells ───────────────────────────► engine ──────────────► shells
+//!   replay (captures)                      │                   release · drop · trigger
+//!   compare (stream sockets)               ▼
+//!                                 packet → flow → compare
+//! ```
+//!
+//! * [`packet`] parses an Ethernet frame into a flow key and what is to be compared.
+//! * [`engine`] is the sans-I/O comparator: no clock, socket, thread or async in it.
 #![forbid(unsafe_code)]
+
+pub mod engine;
+pub mod packet;
