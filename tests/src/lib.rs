@@ -1,1 +1,9 @@
-//! Fixtures shared by the tests and benchmarks.
+//! Fixtures that tests and benchmarks share.
+
+pub mod frames;
+pub mod log;
+
+/// How many cases a property runs: `PROPTEST_CASES` if that is set (soak runs), else `usual`.
+pub fn property_cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(usual)
+}

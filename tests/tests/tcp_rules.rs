@@ -1,0 +1,362 @@
+//! TCP's rules one by one; docs/rules.md has the table.
+
+use colo_proxy::engine::{Cause, Config, Discard, Side};
+use colo_proxy::packet::{Gso, Offload};
+use colo_tests::frames::{ACK, Ends, FIN, PSH, RST, SYN, ack_of, checksums_are_right, window_of};
+use colo_tests::log::{Bench, Verdict};
+
+const NONE: [Cause; 0] = [];
+
+fn v4() -> Ends {
+    Ends::v4()
+}
+
+/// A connection that the client opened; both sides have answered with their own ISNs.
+fn open(bench: &mut Bench, ours: u32, theirs: u32) {
+    let syn = |isn| v4().tcp(SYN | ACK, isn, 501).window(64_000).mss(1460).scale(7).timestamps(9, 8).frame();
+    bench.primary(&syn(ours)).secondary(&syn(theirs));
+    assert_eq!(bench.out().len(), 1, "the SYN has left");
+    bench.secondary(&v4().tcp(ACK, theirs.wrapping_add(1), 501).frame());
+}
+
+fn data(seq: u32, ack: u32, payload: &[u8]) -> Vec<u8> {
+    v4().tcp(ACK | PSH, seq, ack).payload(payload).frame()
+}
+
+#[test]
+fn syns_with_other_isns_make_one_stream() {
+    for (ours, theirs) in [(1000, 77_000), (u32::MAX, 5), (5, 5)] {
+        let mut bench = Bench::default();
+        open(&mut bench, ours, theirs);
+        bench.primary(&data(ours.wrapping_add(1), 600, b"hello"));
+        bench.secondary(&data(theirs.wrapping_add(1), 600, b"hello"));
+        assert_eq!(bench.out().len(), 1);
+        assert_eq!(bench.held(), 0);
+    }
+}
+
+#[test]
+fn a_syn_that_would_make_another_connection_diverges() {
+    let syn = || v4().tcp(SYN | ACK, 1, 501);
+    let ours = syn().mss(1460).scale(7).timestamps(1, 1).sack_permitted().frame();
+    for (theirs, tolerated) in [
+        (syn().mss(1460).scale(6).timestamps(1, 1).sack_permitted().frame(), false),
+        (syn().mss(1460).timestamps(1, 1).sack_permitted().frame(), false),
+        (syn().mss(1460).scale(7).sack_permitted().frame(), false),
+        (v4().tcp(SYN, 1, 0).mss(1460).scale(7).timestamps(1, 1).sack_permitted().frame(), false),
+        (syn().mss(1200).scale(7).timestamps(5, 7).sack_permitted().frame(), true),
+        (syn().mss(1460).scale(7).timestamps(1, 1).frame(), true),
+        (syn().mss(1460).scale(7).timestamps(99, 98).sack_permitted().ttl(3).frame(), true),
+    ] {
+        let mut bench = Bench::default();
+        bench.primary(&ours).secondary(&theirs);
+        let verdicts = bench.verdicts();
+        let left = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Release(..)));
+        let syn = verdicts.contains(&Verdict::Trigger(Cause::Syn));
+        assert_eq!((left, syn), (tolerated, !tolerated), "{theirs:?}");
+    }
+}
+
+#[test]
+fn a_syn_on_one_side_only_is_found() {
+    let syn = v4().tcp(SYN | ACK, 1000, 501).frame();
+    let mut bench = Bench::default();
+    bench.secondary(&syn).primary(&data(7000, 600, b"x"));
+    assert_eq!(bench.triggers(), [Cause::Syn]);
+    let mut bench = Bench::default();
+    bench.primary(&syn).wait(3001);
+    assert_eq!(bench.triggers(), [Cause::Age]);
+}
+
+#[test]
+fn fin_stands_in_the_stream() {
+    let fin = |seq, payload: &[u8]| v4().tcp(ACK | FIN, seq, 501).payload(payload).frame();
+    // With the last data on one side, alone on the other.
+    let mut bench = Bench::default();
+    bench.primary(&fin(1, b"bye")).secondary(&data(1, 501, b"bye"));
+    assert_eq!(bench.out().len(), 0);
+    bench.secondary(&fin(4, b""));
+    assert_eq!(bench.out().len(), 1);
+    // FIN against data, either way round.
+    for swapped in [false, true] {
+        let mut bench = Bench::default();
+        bench.both(&data(1, 501, b"abc"));
+        bench.out();
+        let (ours, theirs) =
+            if swapped { (data(4, 501, b"d"), fin(4, b"")) } else { (fin(4, b""), data(4, 501, b"d")) };
+        bench.primary(&ours).secondary(&theirs);
+        assert_eq!(bench.verdicts().iter().filter(|v| matches!(v, Verdict::Release(..))).count(), 0);
+        bench.wait(0);
+        assert_eq!(bench.engine.stats().divergences.get(Cause::Fin as usize), 1);
+    }
+    // FIN on one side only.
+    let mut bench = Bench::default();
+    bench.both(&data(1, 501, b"abc")).primary(&fin(4, b""));
+    bench.out();
+    bench.wait(3001);
+    assert_eq!(bench.triggers(), [Cause::Age]);
+}
+
+#[test]
+fn rst_must_stand_at_the_same_place() {
+    let rst = |seq| v4().tcp(RST | ACK, seq, 501).frame();
+    let mut bench = Bench::default();
+    bench.both(&data(1, 501, b"abc")).both(&rst(4));
+    assert_eq!(bench.out().len(), 2);
+    assert_eq!(bench.triggers(), NONE);
+    // Another place, or data, or a SYN where the other has a RST.
+    for (ours, theirs) in [(rst(4), rst(5)), (rst(4), data(4, 501, b"d")), (data(4, 501, b"d"), rst(4))] {
+        let mut bench = Bench::default();
+        bench.both(&data(1, 501, b"abc"));
+        assert_eq!(bench.out().len(), 1);
+        bench.primary(&ours).secondary(&theirs);
+        assert_eq!(bench.triggers(), [Cause::Rst]);
+    }
+    let syn = v4().tcp(SYN | ACK, 1000, 501).frame();
+    let refuse = v4().tcp(RST | ACK, 0, 501).frame();
+    for (ours, theirs) in [(&syn, &refuse), (&refuse, &syn)] {
+        let mut bench = Bench::default();
+        bench.primary(ours).secondary(theirs);
+        assert_eq!(bench.triggers(), [Cause::Rst]);
+    }
+    let mut bench = Bench::default();
+    bench.both(&data(1, 501, b"abc")).primary(&rst(4)).wait(3001);
+    assert_eq!(bench.engine.stats().triggers.get(Cause::Age as usize), 1);
+}
+
+#[test]
+fn a_closed_port_refuses_again_and_again() {
+    let mut bench = Bench::default();
+    for ack in [501, 90_001, 5] {
+        bench.both(&v4().tcp(RST | ACK, 0, ack).frame());
+        assert_eq!(bench.out().len(), 1, "{ack}");
+    }
+    // The same refusal, but of another SYN, is not the same.
+    bench.primary(&v4().tcp(RST | ACK, 0, 7).frame()).secondary(&v4().tcp(RST | ACK, 0, 8).frame());
+    assert_eq!(bench.out().len(), 0);
+}
+
+#[test]
+fn retransmissions_of_what_has_left_leave_at_once() {
+    let mut bench = Bench::default();
+    bench.both(&data(1, 501, b"abcdef"));
+    bench.out();
+    bench.primary(&data(1, 501, b"abcdef")).primary(&data(3, 501, b"cd"));
+    assert_eq!(bench.out().len(), 2);
+    // One that reaches into the new is held for the new.
+    bench.primary(&data(3, 501, b"cdefgh"));
+    assert_eq!(bench.out().len(), 0);
+    bench.secondary(&data(7, 501, b"gh"));
+    assert_eq!(bench.out().len(), 1);
+}
+
+#[test]
+fn a_primary_that_contradicts_itself_diverges() {
+    let mut bench = Bench::default();
+    bench.primary(&data(1, 501, b"abc")).primary(&data(1, 501, b"abX"));
+    assert_eq!(bench.triggers(), [Cause::Payload]);
+    let mut bench = Bench::default();
+    bench.primary(&data(10, 501, b"jkl")).primary(&data(8, 501, b"hijk")).primary(&data(12, 501, b"lmn"));
+    assert_eq!(bench.triggers(), NONE);
+    bench.primary(&data(9, 501, b"iXkl"));
+    assert_eq!(bench.triggers(), [Cause::Payload]);
+}
+
+#[test]
+fn data_leaves_with_a_lowered_ack_and_the_rest_of_it_later() {
+    let mut bench = Bench::default();
+    open(&mut bench, 0, 0);
+    bench.primary(&data(1, 900, b"abc")).secondary(&data(1, 700, b"abc"));
+    let out = bench.out();
+    assert_eq!(out.len(), 1);
+    assert!(checksums_are_right(&out[0]));
+    assert_eq!(ack_of(&out[0]), 700);
+    // 1000·128 was the edge at 900; it does not move back.
+    assert_eq!(u32::from(window_of(&out[0])), 1000);
+    bench.secondary(&v4().tcp(ACK, 4, 899).frame());
+    assert_eq!(bench.out().len(), 0, "not yet as far");
+    bench.secondary(&v4().tcp(ACK, 4, 950).frame());
+    let out = bench.out();
+    assert_eq!(out.len(), 1, "an acknowledgement of the engine's own");
+    assert_eq!((ack_of(&out[0]), out[0].len()), (900, 54));
+    assert!(checksums_are_right(&out[0]));
+    bench.secondary(&v4().tcp(ACK, 4, 999).frame());
+    assert_eq!(bench.out().len(), 0, "it leaves once");
+    assert_eq!(bench.engine.stats().acks_lowered, 1);
+    assert_eq!(bench.engine.stats().acks_injected, 1);
+}
+
+#[test]
+fn an_owed_ack_keeps_timestamps_and_vlan_and_loses_sack_blocks() {
+    let ends = Ends::v6().vlan(7);
+    let segment = |ack, payload: &[u8]| {
+        ends.tcp(ACK, 1, ack).timestamps(5, 6).sack(2000, 3000).payload(payload).frame()
+    };
+    let mut bench = Bench::default();
+    bench.primary(&segment(900, b"abc")).secondary(&segment(700, b"abc"));
+    bench.secondary(&ends.tcp(ACK, 4, 900).frame());
+    let out = bench.out();
+    assert_eq!(out.len(), 2);
+    assert!(out.iter().all(|frame| checksums_are_right(frame)));
+    let sliced = etherparse::SlicedPacket::from_ethernet(&out[1]).unwrap();
+    assert_eq!(sliced.vlan_ids().len(), 1);
+    let Some(etherparse::TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("not TCP") };
+    assert_eq!((tcp.sequence_number(), tcp.acknowledgment_number(), tcp.payload().len()), (4, 900, 0));
+    let options: Vec<_> = tcp.options_iterator().filter_map(Result::ok).collect();
+    assert!(options.contains(&etherparse::TcpOptionElement::Timestamp(5, 6)));
+    assert!(!options.iter().any(|o| matches!(o, etherparse::TcpOptionElement::SelectiveAcknowledgement(..))));
+}
+
+#[test]
+fn a_partial_checksum_stays_as_it_is_when_an_ack_is_lowered() {
+    let mut bench = Bench::default();
+    let offload = Offload { partial_checksum: true, gso: Gso::Tcp };
+    let frame = data(1, 900, b"abc");
+    bench.feed_in(bench.engine.epoch(), Side::Primary, &frame, offload);
+    bench.secondary(&data(1, 700, b"abc"));
+    let out = bench.out();
+    assert_eq!(ack_of(&out[0]), 700);
+    assert_eq!(out[0][50..52], frame[50..52], "the pseudo-header's sum did not change");
+}
+
+#[test]
+fn pure_acks_wait_for_the_secondarys_and_no_longer() {
+    let ack = |number| v4().tcp(ACK, 1, number).frame();
+    let mut bench = Bench::default();
+    bench.secondary(&ack(501)).primary(&ack(501));
+    assert_eq!(bench.out().len(), 1);
+    // How many there are on each side does not matter.
+    bench.primary(&ack(600)).primary(&ack(700)).secondary(&ack(800));
+    assert_eq!(bench.out().iter().map(|frame| ack_of(frame)).collect::<Vec<_>>(), [600, 700]);
+    bench.primary(&ack(800)).primary(&ack(800)).primary(&ack(800));
+    assert_eq!(bench.out().len(), 3, "duplicates say something too");
+    // A secondary that never acknowledges as much is a reason for a checkpoint.
+    bench.primary(&ack(900)).wait(3001);
+    assert_eq!(bench.triggers(), [Cause::Age]);
+}
+
+#[test]
+fn windows_never_exceed_the_secondarys() {
+    let mut bench = Bench::default();
+    open(&mut bench, 0, 0);
+    let segment =
+        |payload: &[u8], seq, window| v4().tcp(ACK, seq, 600).window(window).payload(payload).frame();
+    bench.primary(&segment(b"abc", 1, 500)).secondary(&segment(b"abc", 1, 0));
+    let out = bench.out();
+    // The edge of the secondary is 501 + 1000·128 from its first acknowledgement.
+    assert_eq!(window_of(&out[0]), 500);
+    let mut bench = Bench::default();
+    let syn = v4().tcp(SYN | ACK, 0, 501).window(100).scale(0).frame();
+    bench.both(&syn);
+    bench.primary(&segment(b"abc", 1, 500)).secondary(&segment(b"abc", 1, 0));
+    let out = bench.out();
+    assert_eq!(window_of(&out[1]), 1, "501 + 100 - 600");
+    bench.secondary(&segment(b"", 4, 500));
+    let out = bench.out();
+    assert_eq!((out.len(), window_of(&out[0])), (1, 500), "the window update follows");
+}
+
+#[test]
+fn a_reused_port_pair_starts_a_new_stream() {
+    let syn = |isn, ack| v4().tcp(SYN | ACK, isn, ack).frame();
+    let mut bench = Bench::default();
+    bench.both(&syn(100_000, 501)).both(&data(100_001, 501, b"first"));
+    assert_eq!(bench.out().len(), 2);
+    // A lower ISN, and the sides enter it at different times.
+    bench.primary(&syn(5, 9)).primary(&data(6, 9, b"second"));
+    bench.secondary(&data(100_001, 501, b"first"));
+    assert_eq!(bench.out().len(), 0);
+    bench.secondary(&syn(5, 9)).secondary(&data(6, 9, b"secXnd"));
+    assert_eq!(bench.out().len(), 1, "the SYN");
+    assert_eq!(bench.engine.stats().divergences.get(Cause::Payload as usize), 1);
+    assert_eq!(bench.engine.stats().streams_restarted, 1);
+}
+
+#[test]
+fn a_stream_left_with_unmatched_data_diverges() {
+    let mut bench = Bench::default();
+    bench.both(&v4().tcp(SYN | ACK, 100, 501).frame()).primary(&data(101, 501, b"lost"));
+    bench.both(&v4().tcp(SYN | ACK, 900_000, 501).frame());
+    assert_eq!(bench.triggers(), [Cause::Length]);
+    assert_eq!(bench.held(), 1, "both have sent the new SYN; the old data waits");
+    bench.checkpoint();
+    assert_eq!(bench.out().len(), 1);
+    bench.both(&data(900_001, 501, b"on"));
+    assert_eq!(bench.out().len(), 1);
+}
+
+#[test]
+fn what_the_path_changes_does_not_count() {
+    let ours = v4().tcp(ACK | PSH, 1, 501).timestamps(1, 2).ttl(64).payload(b"same").frame();
+    let mut theirs = v4().tcp(ACK, 1, 501).timestamps(900, 901).sack(7, 8).ttl(3).payload(b"same").frame();
+    theirs[18..20].copy_from_slice(&[0xab, 0xcd]); // IP identification
+    theirs[15] = 0x03; // ECN
+    let mut bench = Bench::default();
+    bench.primary(&ours).secondary(&theirs);
+    assert_eq!(bench.out().len(), 1);
+}
+
+#[test]
+fn seqs_that_do_not_line_up_do_not_match() {
+    let mut bench = Bench::default();
+    bench.both(&data(1, 501, b"abc"));
+    bench.out();
+    bench.primary(&data(4, 501, b"same bytes")).secondary(&data(4004, 501, b"same bytes"));
+    assert_eq!(bench.out().len(), 0);
+    bench.wait(3001);
+    assert_eq!(bench.triggers(), [Cause::Age]);
+}
+
+#[test]
+fn acks_of_a_reset_connection_are_dropped_and_counted() {
+    let mut bench = Bench::default();
+    bench.both(&data(1, 501, b"abc")).primary(&v4().tcp(ACK, 4, 800).frame());
+    bench.both(&v4().tcp(RST, 4, 0).frame());
+    let dropped = Verdict::Discard(Side::Primary, Discard::AckSuperseded);
+    assert!(bench.verdicts().contains(&dropped));
+    assert_eq!(bench.held(), 0);
+}
+
+#[test]
+fn a_late_pair_of_flows_goes_the_longest_idle_way() {
+    let config = Config { max_flows: 3, ..Config::default() };
+    let mut bench = Bench::new(config);
+    let segment = |port, payload: &[u8]| v4().peer_port(port).tcp(ACK, 1, 501).payload(payload).frame();
+    bench.primary(&segment(1, b"held"));
+    for port in 2..=9 {
+        bench.both(&segment(port, b"through"));
+    }
+    assert_eq!(bench.engine.flows(), 3);
+    assert_eq!(bench.engine.stats().flows_evicted, 6);
+    assert_eq!(bench.held(), 1, "a flow that holds something is not forgotten");
+    bench.secondary(&segment(1, b"held"));
+    assert_eq!(bench.held(), 0);
+    // Of flows 8 and 9 and 1 the longest idle goes first.
+    bench.both(&segment(10, b"x"));
+    bench.out();
+    bench.primary(&segment(9, b"through"));
+    assert_eq!(bench.out().len(), 1, "flow 9 is remembered: a retransmission");
+    bench.primary(&segment(8, b"through"));
+    assert_eq!(bench.out().len(), 0, "flow 8 is not");
+}
+
+#[test]
+fn bytes_where_syn_or_fin_stood_are_no_repetition() {
+    let mut bench = Bench::default();
+    bench
+        .both(&v4().tcp(SYN | ACK, 9, 501).frame())
+        .both(&v4().tcp(ACK | FIN, 10, 501).payload(b"all").frame());
+    assert_eq!(bench.out().len(), 2);
+    // The SYN and the FIN themselves may be repeated.
+    bench.primary(&v4().tcp(SYN | ACK, 9, 501).frame()).primary(&v4().tcp(ACK | FIN, 13, 501).frame());
+    bench.secondary(&v4().tcp(SYN | ACK, 9, 501).frame()).secondary(&v4().tcp(ACK | FIN, 13, 501).frame());
+    assert_eq!(bench.out().len(), 2);
+    assert_eq!(bench.engine.held(Side::Secondary).frames, 0);
+    bench.primary(&data(13, 501, b"X"));
+    assert_eq!(bench.triggers(), [Cause::Fin]);
+    let mut bench = Bench::default();
+    bench.both(&v4().tcp(SYN | ACK, 9, 501).frame());
+    bench.out();
+    bench.primary(&data(9, 501, b"X"));
+    assert_eq!(bench.out().len(), 0);
+}
