@@ -12,8 +12,10 @@
 //! * [`packet`] parses an Ethernet frame into a flow key and what is to be compared.
 //! * [`engine`] is the sans-I/O comparator: no clock, socket, thread or async in it.
 //! * [`replay`] runs it over two captures with a virtual clock.
+//! * [`socket`] runs it behind four stream sockets that speak QEMU's comparer framing.
 #![forbid(unsafe_code)]
 
 pub mod engine;
 pub mod packet;
 pub mod replay;
+pub mod socket;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod compare;
 mod replay;
 
 use clap::{Parser, Subcommand};
@@ -17,6 +18,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Compare two captures, flow by flow
     Replay(replay::Args),
+    /// Compare two streams of frames behind four sockets, as QEMU's comparer object does
+    Compare(Box<compare::Args>),
 }
 
 impl Cli {
@@ -24,6 +27,7 @@ impl Cli {
     pub(crate) fn run(self) -> ExitCode {
         match self.command {
             Command::Replay(args) => args.run(),
+            Command::Compare(args) => compare::run(&args),
         }
     }
 }
