@@ -1,7 +1,9 @@
 //! Fixtures that tests and benchmarks share.
 
+pub mod binary;
 pub mod frames;
 pub mod log;
+pub mod pcaps;
 
 /// How many cases a property runs: `PROPTEST_CASES` if that is set (soak runs), else `usual`.
 pub fn property_cases(usual: u32) -> u32 {
