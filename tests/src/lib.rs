@@ -1,5 +1,6 @@
 //! Fixtures that tests and benchmarks share.
 
+pub mod bench;
 pub mod binary;
 pub mod frames;
 pub mod log;
