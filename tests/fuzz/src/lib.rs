@@ -1,0 +1,9 @@
+//! What the fuzz targets share.
+//!
+//! * [`frames`] builds valid frames of a few flows, which an input then cuts, mixes and bends.
+//! * [`watch`] is a sink that knows what must never come out of the engine.
+//! * [`script`] turns an input into what happens to an engine.
+
+pub mod frames;
+pub mod script;
+pub mod watch;
