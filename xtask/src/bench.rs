@@ -1,0 +1,57 @@
+//! `xtask bench`: measurements, always side by side in one run, so that what counts is a ratio and
+//! not the machine.
+
+use crate::command::{self, cargo, say};
+use crate::packages::{self, QEMU};
+use anyhow::Result;
+use clap::Subcommand;
+
+/// Where the tables of the last published run are.
+const DOC: &str = "docs/benchmarks.md";
+const ENGINE_DOC: &str = "docs/benchmarks-engine.md";
+
+#[derive(Subcommand)]
+pub(crate) enum What {
+    /// The engine, then the whole comparator beside QEMU's colo-compare; writes docs/benchmarks*.md
+    Compare {
+        /// Handed on, such as --rounds N, --json FILE, --only NAME, --contenders a,b
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// The bare engine beside a memory comparison of the same bytes
+    Engine {
+        /// Handed on to the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+pub(crate) fn run(what: &What) -> Result<()> {
+    match what {
+        What::Compare { args } => {
+            packages::ensure(&[QEMU])?;
+            bench("bench-engine", &with_doc(&[], ENGINE_DOC))?;
+            bench("bench-compare", &with_doc(args, DOC))
+        }
+        What::Engine { args } => bench("bench-engine", &with_doc(args, ENGINE_DOC)),
+    }
+}
+
+/// The arguments with a page to write, unless they name one.
+fn with_doc(args: &[String], page: &str) -> Vec<String> {
+    let mut args = args.to_vec();
+    if !args.iter().any(|arg| arg == "--doc" || arg.starts_with("--doc=")) {
+        args.extend(["--doc".to_owned(), page.to_owned()]);
+    }
+    args
+}
+
+/// Builds everything first, so that no compiler runs beside a measurement.
+fn bench(name: &str, args: &[String]) -> Result<()> {
+    command::run(cargo(["build", "--release", "--package", "colo-proxy", "--bins"]))?;
+    command::run(cargo(["build", "--release", "--package", "colo-tests", "--bin", name]))?;
+    say(&format!("measuring: {name}; leave the machine alone until it ends"));
+    let mut command = cargo(["run", "--quiet", "--release", "--package", "colo-tests", "--bin", name, "--"]);
+    command.args(args);
+    command::run(command)
+}

@@ -1,0 +1,112 @@
+//! Debian packages and toolchain components: what each is for, and their installation.
+
+use crate::command::{cargo, program, run, say, works};
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+
+/// A Debian package that a chore needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Package<'a> {
+    /// Its name in the archive.
+    pub(crate) name: &'a str,
+    /// What it is for, for the person who sees it being installed.
+    pub(crate) why: &'a str,
+}
+
+/// Compiles libFuzzer, which is written in C++.
+pub(crate) const CXX: Package<'_> = Package { name: "g++", why: "libFuzzer, the engine of the fuzz targets" };
+/// The other side of the benchmark.
+pub(crate) const QEMU: Package<'_> =
+    Package { name: "qemu-system-x86", why: "QEMU's colo-compare, the other side of the benchmark" };
+/// Makes sure that packages are there. Installs what is missing, as root, and says so.
+pub(crate) fn ensure(packages: &[Package<'_>]) -> Result<()> {
+    let missing: Vec<Package<'_>> =
+        packages.iter().copied().filter(|package| !installed(package.name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    let by_hand = format!("as root: apt-get install {}", names.join(" "));
+    if !works_as_root() {
+        bail!("missing: {}; {by_hand}", names.join(", "));
+    }
+    for package in &missing {
+        say(&format!("installing the Debian package {}: {}", package.name, package.why));
+    }
+    if !lists_are_there() {
+        apt_get(&["update", "-q"])?;
+    }
+    let mut install = vec!["install", "-q", "-y", "--no-install-recommends"];
+    install.extend(&names);
+    if apt_get(&install).is_err() {
+        // The lists may be older than the archive.
+        apt_get(&["update", "-q"])?;
+        apt_get(&install).with_context(|| format!("cannot install; {by_hand}"))?;
+    }
+    Ok(())
+}
+
+fn installed(name: &str) -> bool {
+    let mut query = program("dpkg-query");
+    query.args(["--show", "--showformat=${db:Status-Status}", name]);
+    query.output().is_ok_and(|output| output.status.success() && output.stdout == b"installed")
+}
+
+fn works_as_root() -> bool {
+    let mut id = program("id");
+    id.arg("-u");
+    id.output().is_ok_and(|output| output.stdout == b"0\n")
+}
+
+/// Whether `apt-get update` has run: a fresh image comes without package lists.
+fn lists_are_there() -> bool {
+    let lists = Path::new("/var/lib/apt/lists");
+    let is_list = |name: &str| name.contains("_Packages");
+    lists.read_dir().is_ok_and(|mut entries| {
+        entries.any(|entry| entry.is_ok_and(|entry| is_list(&entry.file_name().to_string_lossy())))
+    })
+}
+
+fn apt_get(args: &[&str]) -> Result<()> {
+    let mut command = program("apt-get");
+    command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+    run(command)
+}
+
+/// Makes sure that a cargo subcommand of the toolchain is there, as rustup's minimal profile leaves
+/// some out.
+pub(crate) fn ensure_component(subcommand: &str, component: &str) -> Result<()> {
+    if works(cargo([subcommand, "--version"])) {
+        return Ok(());
+    }
+    say(&format!("installing the Rust component {component}"));
+    let mut rustup = program("rustup");
+    rustup.args(["component", "add", component]);
+    run(rustup).with_context(|| format!("cargo {subcommand} is missing, and rustup cannot add {component}"))
+}
+
+/// Makes sure that a cargo subcommand from crates.io is there.
+pub(crate) fn ensure_subcommand(subcommand: &str, krate: &str, why: &str) -> Result<()> {
+    if works(cargo([subcommand, "--version"])) {
+        return Ok(());
+    }
+    say(&format!("installing {krate} from crates.io with cargo: {why}"));
+    run(cargo(["install", "--locked", krate]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_every_debian_has_is_installed_and_nonsense_is_not() {
+        assert!(installed("dpkg"));
+        assert!(!installed("no-such-package-anywhere"));
+    }
+
+    #[test]
+    fn what_is_there_is_left_alone() {
+        ensure(&[]).unwrap();
+        ensure(&[Package { name: "dpkg", why: "the test" }]).unwrap();
+    }
+}
