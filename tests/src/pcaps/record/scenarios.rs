@@ -45,6 +45,10 @@ const BASE: Scenario = Scenario {
     linger_ms: 1800,
 };
 
+/// 60 KB towards the guest.
+const HTTP_UPLOAD: &str =
+    "curl -sS -o /dev/null -H Expect: --data-binary @{dir}/../pri/www/middle.txt http://10.77.0.2/echo";
+
 /// A site: pages whose every byte is known from its place, so that a shifted stream never looks equal.
 const SITE: &str = "mkdir -p {dir}/www && seq -f 'line %09g of the big page' 1 7200 | head -c 200000 > {dir}/www/big.txt && \
      head -c 60000 {dir}/www/big.txt > {dir}/www/middle.txt && \
@@ -125,10 +129,7 @@ pub const SCENARIOS: &[Scenario] = &[
         setup: &[SITE, NGINX_CONF],
         servers: &[NGINX],
         ready: &[80],
-        script: &[(
-            "cli",
-            "curl -sS -o /dev/null -H Expect: --data-binary @{dir}/../pri/www/middle.txt http://10.77.0.2/echo",
-        )],
+        script: &[("cli", HTTP_UPLOAD)],
         ..BASE
     },
     Scenario {
@@ -298,10 +299,7 @@ pub const SCENARIOS: &[Scenario] = &[
         setup: &[SITE, NGINX_CONF],
         servers: &[NGINX],
         ready: &[80],
-        script: &[(
-            "cli",
-            "curl -sS -o /dev/null -H Expect: --data-binary @{dir}/../pri/www/middle.txt http://10.77.0.2/echo",
-        )],
+        script: &[("cli", HTTP_UPLOAD)],
         ..BASE
     },
     Scenario {

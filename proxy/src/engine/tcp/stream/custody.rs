@@ -130,18 +130,16 @@ impl<F: Frame> Stream<F> {
         }
         let next = self.primary.next;
         (self.touched, self.opened) = (false, false);
-        self.secondary.seen = self.primary.seen;
+        self.secondary.seen = true;
         self.secondary.isn = self.primary.isn;
         self.secondary.offset = Some(0);
         self.secondary.reach = self.primary.reach;
         self.told = self.primary.reach;
-        if self.primary.seen {
-            let position = self.position.get_or_insert(Position::at(next));
-            position.fin = self.primary.fin;
+        let position = self.position.get_or_insert(Position::at(next));
+        position.fin = self.primary.fin;
+        if before(position.verified, next) {
             let fresh = next.wrapping_sub(position.verified);
-            if (fresh as i32) > 0 {
-                position.advance(fresh, fresh);
-            }
+            position.advance(fresh, fresh);
         }
         self.owed.take().map(|owed| owed.frame)
     }
