@@ -6,6 +6,7 @@
 mod bench;
 mod command;
 mod demo;
+mod ebpf;
 mod fuzz;
 mod lint;
 mod packages;
@@ -22,6 +23,7 @@ Examples:
   ./xtask/run test                          everything that CI checks
   cargo xtask lint                          formatting, clippy, docs, and the rules of the tree
   cargo xtask bench compare --rounds 5      side by side with QEMU's colo-compare
+  cargo xtask ebpf build                    rebuild the programs that run in the kernel
   cargo xtask fuzz engine --seconds 300     fuzz the engine for five minutes";
 
 /// The chores of COLO for KVM.
@@ -47,6 +49,11 @@ enum Chore {
     Lint,
     /// Fuzz one target, or each in turn
     Fuzz(fuzz::Args),
+    /// Build, check or show the programs that run in the kernel
+    Ebpf {
+        #[command(subcommand)]
+        what: ebpf::What,
+    },
     /// Record captures, or derive pairs from them
     Pcaps {
         #[command(subcommand)]
@@ -71,6 +78,7 @@ fn run(cli: &Cli) -> Result<()> {
         Chore::Bench { what } => bench::run(what),
         Chore::Lint => lint::run(),
         Chore::Fuzz(args) => fuzz::run(args),
+        Chore::Ebpf { what } => ebpf::run_chore(what),
         Chore::Pcaps { what } => pcaps::run(what),
     }
 }

@@ -18,6 +18,25 @@ pub(crate) const CXX: Package<'_> = Package { name: "g++", why: "libFuzzer, the 
 /// The other side of the benchmark.
 pub(crate) const QEMU: Package<'_> =
     Package { name: "qemu-system-x86", why: "QEMU's colo-compare, the other side of the benchmark" };
+/// Reads objects for the kernel.
+pub(crate) const LLVM: Package<'_> =
+    Package { name: "llvm", why: "llvm-objdump, which shows BPF instructions" };
+/// What the proofs on the lab of network namespaces run: servers, their clients, and what builds a
+/// network.
+pub(crate) const LAB: [Package<'_>; 11] = [
+    Package { name: "iproute2", why: "the lab of network namespaces" },
+    Package { name: "nftables", why: "loss on the lab's forward link" },
+    Package { name: "ethtool", why: "switching segmentation offload off in the lab" },
+    Package { name: "iputils-ping", why: "a client of protected guests" },
+    Package { name: "curl", why: "a client of protected guests" },
+    Package { name: "nginx-light", why: "a server in protected guests" },
+    Package { name: "libnginx-mod-http-headers-more-filter", why: "nginx without a Date header" },
+    Package { name: "redis-server", why: "a server in protected guests" },
+    Package { name: "iperf3", why: "load on protected guests" },
+    Package { name: "dnsmasq-base", why: "a DNS server in protected guests" },
+    Package { name: "bind9-dnsutils", why: "dig, a client of protected guests" },
+];
+
 /// Makes sure that packages are there. Installs what is missing, as root, and says so.
 pub(crate) fn ensure(packages: &[Package<'_>]) -> Result<()> {
     let missing: Vec<Package<'_>> =
@@ -52,7 +71,7 @@ fn installed(name: &str) -> bool {
     query.output().is_ok_and(|output| output.status.success() && output.stdout == b"installed")
 }
 
-fn works_as_root() -> bool {
+pub(crate) fn works_as_root() -> bool {
     let mut id = program("id");
     id.arg("-u");
     id.output().is_ok_and(|output| output.stdout == b"0\n")

@@ -1,7 +1,7 @@
 //! `xtask test`: everything that must hold before a change is merged.
 
 use crate::command::{self, cargo, say};
-use crate::{fuzz, lint};
+use crate::{ebpf, fuzz, lint, packages};
 use anyhow::{Result, bail};
 use std::process::Command;
 
@@ -13,6 +13,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    packages::ensure(&packages::LAB)?;
     let mut skipped = 0;
     for kind in ["--all-targets", "--doc"] {
         command::run_and_read(cargo_test(kind), |line| skipped += ignored(line))?;
@@ -20,6 +21,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if skipped > 0 {
         bail!("{skipped} tests were skipped; a test that cannot run here is a failure");
     }
+    ebpf::test()?;
     lint::run()?;
     if args.fuzz_seconds > 0 {
         fuzz::every_target(args.fuzz_seconds)?;

@@ -1,0 +1,160 @@
+//! Where things are in a frame.
+
+use crate::skb::Skb;
+use aya_ebpf::helpers::generated::bpf_loop;
+use colo_ebpf_shared::layout::{FlowKey, UNTAGGED};
+
+const ETH_IPV4: u16 = 0x0800;
+const ETH_ARP: u16 = 0x0806;
+const ETH_IPV6: u16 = 0x86dd;
+const ETH_8021Q: u16 = 0x8100;
+const ETH_8021AD: u16 = 0x88a8;
+
+const IP_TCP: u8 = 6;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION: u8 = 60;
+
+/// IPv6 extension headers that are walked over; a packet with more is not translated.
+const EXTENSIONS: u32 = 6;
+
+/// Which way a frame goes, seen from the guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Out,
+    In,
+}
+
+/// Reads a frame of IP, or of ARP on its way out: the key of its connection but for the ports, and
+/// where its TCP header is, 0 if there is none. None if it is neither.
+#[inline(always)]
+pub fn packet(skb: &Skb, direction: Direction, key: &mut FlowKey) -> Option<u32> {
+    let (kind, at) = frame(skb, &mut key.vlans)?;
+    let (source, destination) = match direction {
+        Direction::Out => (&mut key.guest, &mut key.peer),
+        Direction::In => (&mut key.peer, &mut key.guest),
+    };
+    if kind == ETH_IPV4.to_be() {
+        let header: Ipv4 = skb.load(at)?;
+        *source = mapped(header.source);
+        *destination = mapped(header.destination);
+        let words = u32::from(header.version_length & 15);
+        let first = header.fragment & 0x1fff_u16.to_be() == 0;
+        return Some(if first && header.protocol == IP_TCP && words >= 5 { at + words * 4 } else { 0 });
+    }
+    if kind == ETH_IPV6.to_be() {
+        let header: Ipv6 = skb.load(at)?;
+        *source = header.source;
+        *destination = header.destination;
+        return Some(if header.next == IP_TCP {
+            at + 40
+        } else {
+            behind_extensions(skb, at + 40, header.next)
+        });
+    }
+    // The sender's address in a message for IPv4 (RFC 826).
+    if kind == ETH_ARP.to_be() && direction == Direction::Out {
+        *source = mapped(skb.load(at + 14)?);
+        return Some(0);
+    }
+    None
+}
+
+/// Reads the Ethernet header and up to two VLAN tags: the ethertype of the network layer, as it is on
+/// the wire, and where that is.
+#[inline(always)]
+fn frame(skb: &Skb, vlans: &mut [u16; 2]) -> Option<(u16, u32)> {
+    // The ethertype, and what two tags would be. No packet that matters is shorter.
+    let [first, outer, second, inner, third]: [u16; 5] = skb.load(12)?;
+    let (mut kind, mut at) = (first, 14);
+    let mut tags = [UNTAGGED; 2];
+    if is_tag(first) {
+        tags[0] = u16::from_be(outer) & 0xfff;
+        (kind, at) = (second, 18);
+        if is_tag(second) {
+            tags[1] = u16::from_be(inner) & 0xfff;
+            (kind, at) = (third, 22);
+        }
+    }
+    if let Some((_, tci)) = skb.tag_beside() {
+        let innermost = if tags[1] == UNTAGGED { tags[0] } else { tags[1] };
+        tags = [tci & 0xfff, innermost];
+    }
+    *vlans = tags;
+    Some((kind, at))
+}
+
+#[inline(always)]
+fn is_tag(kind: u16) -> bool {
+    kind == ETH_8021Q.to_be() || kind == ETH_8021AD.to_be()
+}
+
+#[inline(always)]
+fn mapped(address: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = address;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4 {
+    version_length: u8,
+    tos: u8,
+    length: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    source: [u8; 4],
+    destination: [u8; 4],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6 {
+    version: u32,
+    length: u16,
+    next: u8,
+    hops: u8,
+    source: [u8; 16],
+    destination: [u8; 16],
+}
+
+/// The state of a walk over extension headers.
+struct Walk<'a> {
+    skb: &'a Skb,
+    at: u32,
+    next: u32,
+    tcp: u32,
+}
+
+/// Walks over extension headers (RFC 8200 §4) to a TCP header.
+#[inline(always)]
+fn behind_extensions(skb: &Skb, at: u32, next: u8) -> u32 {
+    let mut walk = Walk { skb, at, next: u32::from(next), tcp: 0 };
+    // SAFETY: the function takes what it is given here, and does not outlive the call.
+    unsafe { bpf_loop(EXTENSIONS, extension as *mut _, (&raw mut walk).cast(), 0) };
+    walk.tcp
+}
+
+/// One extension header. Called by the kernel's own loop, so that the verifier looks at it once.
+unsafe extern "C" fn extension(_: u32, walk: *mut Walk<'_>) -> i64 {
+    const GO_ON: i64 = 0;
+    const STOP: i64 = 1;
+    // SAFETY: the caller's own, for as long as the loop runs.
+    let walk = unsafe { &mut *walk };
+    let Some([following, length, high, low]) = walk.skb.load::<[u8; 4]>(walk.at) else { return STOP };
+    match walk.next as u8 {
+        HOP_BY_HOP | ROUTING | DESTINATION => walk.at += (u32::from(length) + 1) * 8,
+        FRAGMENT if u16::from_be_bytes([high, low]) & 0xfff8 == 0 => walk.at += 8,
+        _ => return STOP,
+    }
+    walk.next = u32::from(following);
+    if following == IP_TCP {
+        walk.tcp = walk.at;
+        return STOP;
+    }
+    GO_ON
+}
