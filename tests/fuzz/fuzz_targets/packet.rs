@@ -70,7 +70,7 @@ fuzz_target!(|case: Case| {
         3 => Gso::UdpDatagrams { size: case.window },
         _ => Gso::None,
     };
-    let offload = Offload { partial_checksum: case.partial, gso };
+    let offload = Offload { partial_checksum: case.partial, gso, ..Offload::default() };
     let _ = Offload::parse(&case.bytes);
     let parsed = packet::parse(&frame, offload);
     match &parsed {

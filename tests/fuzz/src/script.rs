@@ -157,7 +157,12 @@ impl Run {
                     3 => Gso::UdpDatagrams { size: 8 },
                     _ => Gso::None,
                 };
-                self.feed(side, shape, *epoch, Offload { partial_checksum: *partial, gso });
+                self.feed(
+                    side,
+                    shape,
+                    *epoch,
+                    Offload { partial_checksum: *partial, gso, ..Offload::default() },
+                );
             }
             Event::Tick { ms } => self.tick(Nanos::from_millis(u64::from(*ms))),
             Event::Long => self.tick(Nanos::from_millis(10_000)),
