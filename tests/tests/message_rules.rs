@@ -264,7 +264,8 @@ fn too_many_reassemblies_are_a_trigger_not_a_drop() {
 #[test]
 fn uso_frames_are_messages_cut_at_a_size() {
     let frame = Ends::v4().udp(&[1; 3000]);
-    let offload = |size| Offload { partial_checksum: true, gso: Gso::UdpDatagrams { size } };
+    let offload =
+        |size| Offload { partial_checksum: true, gso: Gso::UdpDatagrams { size }, ..Offload::default() };
     for (theirs, out) in [(1000, 1), (1500, 0)] {
         let mut bench = Bench::default();
         let epoch = bench.engine.epoch();

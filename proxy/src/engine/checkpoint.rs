@@ -122,7 +122,7 @@ impl<F: Frame> Engine<F> {
         let mut acks = Vec::new();
         let mut covered = self.collect_fragments(sink);
         for (_, flow) in self.table.iter_mut() {
-            if flow.stand == Stand::Diverged {
+            if matches!(flow.stand, Stand::Diverged(_)) {
                 flow.stand = Stand::Compare;
             }
             flow.armed = None;

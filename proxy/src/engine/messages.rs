@@ -11,6 +11,7 @@
 
 use super::Config;
 use super::held::{Desk, Held};
+use super::inspect::Why;
 use super::verdict::{Cause, Discard, Frame, Nanos, Side, Sink};
 use crate::packet::{Message, Proto};
 use std::collections::VecDeque;
@@ -154,6 +155,21 @@ impl<F: Frame> Messages<F> {
             }
             (Some(one), None) | (None, Some(one)) => Some(one.held.at.plus(age)),
             (None, None) => None,
+        }
+    }
+
+    /// Since when something has waited for its twin.
+    pub(super) fn since(&self) -> Option<Nanos> {
+        self.primary.iter().chain(&self.secondary).map(|item| item.held.at).min()
+    }
+
+    /// Why what is held is still here; none if nothing is.
+    pub(super) fn why(&self) -> Option<Why> {
+        match (self.primary.is_empty(), self.secondary.is_empty()) {
+            (true, true) => None,
+            (false, false) => Some(Why::Order),
+            (false, true) => Some(Why::Output(Side::Secondary)),
+            (true, false) => Some(Why::Output(Side::Primary)),
         }
     }
 

@@ -17,6 +17,7 @@ mod checkpoint;
 mod config;
 mod gate;
 mod held;
+mod inspect;
 mod messages;
 mod reassembly;
 mod rules;
@@ -26,8 +27,10 @@ mod tcp;
 mod verdict;
 
 pub use config::{Config, Limit, Mode, Neighbours};
+pub use inspect::{FlowView, Holder, Why};
 pub use rules::{PassRules, RuleError};
 pub use stats::{PerCause, SideStats, Stats};
+pub use table::Stand;
 pub use verdict::{
     AckFrame, Cause, Discard, Divergence, Epoch, Evidence, Frame, Input, Nanos, Side, Sink, Trigger,
 };
@@ -39,7 +42,7 @@ use held::{Custody, Desk, Held, Ledger, index};
 use reassembly::{Outcome, Reassembler};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
-use table::{Flow, Kind, Stand, Table};
+use table::{Flow, Kind, Table};
 
 /// What is held of one side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -333,9 +336,9 @@ impl<F: Frame> Engine<F> {
             }
             (Stand::Pass, Side::Secondary) => desk.discard(side, held, Discard::PassedThrough),
             (Stand::Excluded, _) => desk.discard(side, held, Discard::Excluded),
-            (Stand::Diverged, Side::Secondary) => desk.discard(side, held, Discard::Diverged),
+            (Stand::Diverged(_), Side::Secondary) => desk.discard(side, held, Discard::Diverged),
             (Stand::Checkpoint, Side::Secondary) => desk.discard(side, held, Discard::Compared),
-            (Stand::Diverged | Stand::Checkpoint | Stand::Compare, _) => {
+            (Stand::Diverged(_) | Stand::Checkpoint | Stand::Compare, _) => {
                 match (&mut flow.kind, packet.body) {
                     (Kind::Tcp(tcp), Body::Tcp(segment)) => tcp.park(segment, held, &mut desk),
                     (Kind::Messages(messages), Body::Message(message)) => {
@@ -355,7 +358,7 @@ impl<F: Frame> Engine<F> {
     #[cold]
     fn diverged(&mut self, slot: u32, cause: Cause, sink: &mut impl Sink<F>) {
         let Some(flow) = self.table.get_mut(slot) else { return };
-        flow.stand = Stand::Diverged;
+        flow.stand = Stand::Diverged(cause);
         flow.armed = None;
         let key = flow.key;
         let mut desk = desk!(self, flow, sink);

@@ -112,6 +112,15 @@ impl<F: Frame> Reassembler<F> {
         self.partials.iter().map(|partial| partial.since.plus(timeout)).min()
     }
 
+    /// What is kept, and since when the oldest of it; none if nothing is.
+    pub(super) fn kept(&self) -> Option<(Usage, Nanos)> {
+        let partials = self.partials.iter().filter(|partial| partial.usage != Usage::default());
+        partials.map(|partial| (partial.usage, partial.since)).reduce(|(mut usage, since), (more, other)| {
+            usage.add(more);
+            (usage, since.min(other))
+        })
+    }
+
     /// Takes out the fragments of what has waited too long, the oldest first, as (input, frame).
     pub(super) fn expire(&mut self, now: Nanos, timeout: Nanos, ledger: &mut Ledger) -> Vec<(u64, F)> {
         self.take(ledger, |partial| partial.since.plus(timeout) <= now)

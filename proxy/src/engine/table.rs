@@ -9,7 +9,7 @@ use super::Usage;
 use super::age::Age;
 use super::messages::Messages;
 use super::tcp::Tcp;
-use super::verdict::Nanos;
+use super::verdict::{Cause, Nanos};
 use crate::packet::{FlowKey, Proto};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
@@ -31,11 +31,11 @@ pub(super) enum Kind<F> {
 
 /// What is done with a flow's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stand {
+pub enum Stand {
     /// They are compared.
     Compare,
-    /// They differ: the primary's wait for a checkpoint.
-    Diverged,
+    /// They differ, in this way: the primary's wait for a checkpoint.
+    Diverged(Cause),
     /// A rule lets them pass.
     Pass,
     /// A rule asks for a checkpoint for each.
@@ -88,7 +88,7 @@ impl<F> Flow<F> {
 
     /// The lowest is forgotten first.
     fn worth(&self) -> (bool, u64) {
-        (self.stand == Stand::Diverged, self.stamp)
+        (matches!(self.stand, Stand::Diverged(_)), self.stamp)
     }
 }
 
@@ -188,6 +188,14 @@ impl<F> Table<F> {
     #[inline]
     pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Flow<F>> {
         self.slots.get_mut(slot as usize)?.as_mut()
+    }
+
+    pub(super) fn get(&self, slot: u32) -> Option<&Flow<F>> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Flow<F>)> {
+        self.slots.iter().enumerate().filter_map(|(slot, flow)| Some((slot as u32, flow.as_ref()?)))
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Flow<F>)> {

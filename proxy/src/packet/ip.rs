@@ -189,6 +189,16 @@ fn transport(
     at: usize,
     offload: Offload,
 ) -> Result<Packet, Malformed> {
+    if let Some(place) = offload.checksum_at {
+        // In a tunnel it is the inner packet's, which is somewhere in the payload.
+        let fits = match usize::from(place).checked_sub(at) {
+            Some(within) => proto != TCP || within == 16,
+            None => false,
+        };
+        if !fits {
+            return Err(Malformed::Contradiction("vnet"));
+        }
+    }
     match proto {
         TCP => tcp::parse(ends, data, at),
         UDP => udp(ends, data, at, offload),

@@ -30,6 +30,9 @@ pub enum Gso {
 pub struct Offload {
     /// The L4 checksum field holds the pseudo-header's sum only; the NIC completes it.
     pub partial_checksum: bool,
+    /// Where the NIC would complete it, counted from the Ethernet header; none if nobody says. A
+    /// frame that wants a checksum elsewhere would be changed after it was compared.
+    pub checksum_at: Option<u16>,
     /// How it is to be segmented.
     pub gso: Gso,
 }
@@ -66,7 +69,10 @@ impl Offload {
             5 => Gso::UdpDatagrams { size },
             other => return Err(VnetError::GsoType(other)),
         };
-        Ok(Self { partial_checksum: header[0] & F_NEEDS_CSUM != 0, gso })
+        let partial_checksum = header[0] & F_NEEDS_CSUM != 0;
+        let place = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+        let checksum_at = partial_checksum.then(|| place(6).saturating_add(place(8)));
+        Ok(Self { partial_checksum, checksum_at, gso })
     }
 }
 
@@ -80,11 +86,14 @@ mod tests {
         assert_eq!(Offload::parse(&[0; 9]), Err(VnetError::Length(9)));
         assert_eq!(Offload::parse(&[0; 21]), Err(VnetError::Length(21)));
         let tso = [1, 0x81, 66, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0];
-        assert_eq!(Offload::parse(&tso), Ok(Offload { partial_checksum: true, gso: Gso::Tcp }));
+        assert_eq!(
+            Offload::parse(&tso),
+            Ok(Offload { partial_checksum: true, checksum_at: Some(50), gso: Gso::Tcp })
+        );
         let uso = [0, 5, 42, 0, 0xe8, 3, 34, 0, 6, 0];
         assert_eq!(
             Offload::parse(&uso),
-            Ok(Offload { partial_checksum: false, gso: Gso::UdpDatagrams { size: 1000 } })
+            Ok(Offload { gso: Gso::UdpDatagrams { size: 1000 }, ..Offload::default() })
         );
         assert_eq!(Offload::parse(&[0, 9, 0, 0, 0, 0, 0, 0, 0, 0]), Err(VnetError::GsoType(9)));
     }

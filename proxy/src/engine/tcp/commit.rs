@@ -111,6 +111,11 @@ impl Reach {
         }
     }
 
+    /// Whether this acknowledgement number is higher than any that was seen.
+    pub(super) fn is_before(&self, ack: u32) -> bool {
+        self.point.is_some_and(|(reached, _)| before(reached, ack))
+    }
+
     /// Whether letting this out would tell the client anything new.
     pub(super) fn advances(&self, ack: u32, edge: u32) -> bool {
         self.point.is_none_or(|(reached, farthest)| before(reached, ack) || before(farthest, edge))

@@ -16,6 +16,7 @@ mod sequence;
 mod stream;
 
 use super::held::{Desk, Held};
+use super::inspect::Why;
 use super::verdict::{Cause, Discard, Frame, Nanos, Side, Sink};
 use crate::packet::Segment;
 use stream::Stream;
@@ -109,6 +110,12 @@ impl<F: Frame> Tcp<F> {
     pub(super) fn since(&self) -> Option<Nanos> {
         let next = self.next.as_ref().and_then(|next| next.since());
         self.now.since().into_iter().chain(next).min()
+    }
+
+    /// Why what has waited longest is still here; none if nothing is.
+    pub(super) fn why(&self) -> Option<Why> {
+        let streams = std::iter::once(&self.now).chain(self.next.as_deref());
+        streams.filter(|stream| stream.since().is_some()).min_by_key(|stream| stream.since())?.why()
     }
 
     /// Something has waited too long.

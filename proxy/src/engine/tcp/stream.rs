@@ -16,6 +16,7 @@ mod acks;
 mod custody;
 mod place;
 mod reset;
+mod why;
 
 use super::super::held::{Desk, Held};
 use super::super::verdict::{Cause, Discard, Frame, Side, Sink};

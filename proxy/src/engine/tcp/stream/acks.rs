@@ -3,8 +3,13 @@
 //! ```text
 //!   data, ack too high ──► leaves with the secondary's ack; the rest is owed
 //!   pure ack too high  ──► waits
-//!   secondary's ack rises ──► what waited leaves, in order; then what is still owed, as a frame of our own
+//!   secondary's ack rises ──► what waited leaves, in order; then what is still owed, as a frame of our own;
+//!                             else how far the secondary is, as a frame of our own
 //! ```
+//!
+//! The last line matters when frames for the secondary are lost. The client sends again what the
+//! secondary misses, one segment after the other, and needs to hear of each that it arrived: the
+//! primary, which misses nothing, has long acknowledged them all.
 
 use super::Stream;
 use crate::engine::held::{Custody, Desk};
@@ -96,6 +101,38 @@ impl<F: Frame> Stream<F> {
             self.advance(desk);
         }
         self.pay(desk);
+        self.pay_part(desk);
+    }
+
+    /// Says how far the secondary is, if the client does not know and the primary's own words for
+    /// it are all too high.
+    fn pay_part<S: Sink<F>>(&mut self, desk: &mut Desk<'_, F, S>) {
+        let Some(position) = self.position else { return };
+        let waiting = self.primary.waiting.iter().find(|piece| !piece.segment.flags.rst());
+        let frame = match (waiting.map(|piece| (&piece.held.custody, piece.segment)), &self.owed) {
+            (Some((Custody::One(frame), segment)), _) => self.part(&segment).and_then(|(ack, window)| {
+                pure_ack(frame.bytes(), &segment, position.verified, ack, window)
+                    .map(|frame| (frame, Segment { ack, window, ..segment }))
+            }),
+            (None, Some(owed)) => self.part(&owed.segment).map(|(ack, window)| {
+                let mut frame = owed.frame.clone();
+                lower_ack(&mut frame, owed.segment.header, ack, window, false);
+                (frame, Segment { ack, window, ..owed.segment })
+            }),
+            _ => None,
+        };
+        if let Some((frame, said)) = frame {
+            self.told.observe(&said, self.scale);
+            desk.inject(frame);
+        }
+    }
+
+    /// The part of an acknowledgement that the secondary has reached, if that is news.
+    fn part(&self, segment: &Segment) -> Option<(u32, u16)> {
+        match self.secondary.reach.fit(segment, self.scale) {
+            Fit::Lower { ack, window } if self.told.is_before(ack) => Some((ack, window)),
+            _ => None,
+        }
     }
 
     /// Lets out what is owed as far as the secondary is: the number is what the client waits for,
