@@ -13,9 +13,17 @@
 //! * [`engine`] is the sans-I/O comparator: no clock, socket, thread or async in it.
 //! * [`replay`] runs it over two captures with a virtual clock.
 //! * [`socket`] runs it behind four stream sockets that speak QEMU's comparer framing.
-#![forbid(unsafe_code)]
 
+pub mod control;
+pub mod datapath;
 pub mod engine;
+mod frame;
+pub mod link;
+pub mod live;
 pub mod packet;
+pub mod privilege;
+mod quiet;
 pub mod replay;
+pub mod setup;
+mod signals;
 pub mod socket;

@@ -13,17 +13,17 @@
 //! wait in their block. That a frame waits because we do not read its twin is not the guests' doing,
 //! so the caller stops the comparer's clock meanwhile.
 
-use super::frame::WireFrame;
 use super::framing::{Deframer, OutOfStep};
 use super::notify::{Message, Notify, TooLong};
 use super::outlet::Outlet;
 use super::pace::Pace;
-use super::quiet::{Quiet, quietly};
 use super::stats::{HeldStats, Report};
 use crate::engine::{
     AckFrame, Config, Discard, Divergence, Engine, Input, Limit, Nanos, Side, Sink, Trigger, Usage,
 };
+use crate::frame::WireFrame;
 use crate::packet::FlowKey;
+use crate::quiet::{Quiet, quietly};
 
 /// Blocks that frames of one side may keep before they are copied out of them.
 const BLOCKS: usize = 64;
@@ -266,7 +266,7 @@ impl Comparer {
                     self.engine.checkpoint_begin();
                     self.engine.checkpoint_done(now, &mut self.exit);
                 }
-                Message::Unknown => {
+                Message::Unknown | Message::Failover => {
                     quietly!(
                         self.unknown,
                         now,

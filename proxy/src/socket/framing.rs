@@ -13,7 +13,7 @@
 //! the next block. If a read brought little, its frames get a small block of their own, so that a
 //! trickle of frames that are held for long does not keep a large block for each of them.
 
-use super::frame::{PREFIX, Pool, WireFrame};
+use crate::frame::{PREFIX, Pool, WireFrame};
 use crate::packet::{Offload, VNET_HDR_MAX};
 use std::rc::Rc;
 use thiserror::Error;

@@ -21,18 +21,15 @@
 
 pub mod comparer;
 pub mod endpoint;
-mod frame;
 pub mod framing;
 pub mod notify;
 pub mod outlet;
 mod pace;
 pub mod port;
-mod quiet;
 pub mod server;
-mod signals;
 pub mod stats;
 
+pub use crate::frame::WireFrame;
 pub use endpoint::{Endpoint, EndpointError, OpenError};
-pub use frame::WireFrame;
 pub use server::{RunError, Server, Settings, StartError};
 pub use stats::Report;

@@ -5,6 +5,7 @@
 //!   VMM ◄─ comparer   len         │ COLO_COMPARE_GET_XEN_INIT     its answer
 //!   VMM ◄─ comparer   len         │ DO_CHECKPOINT                 the outputs differ, or something waits too long
 //!   VMM ─► comparer   len [│ u32] │ COLO_CHECKPOINT               the checkpoint is done
+//!   VMM ─► secondary  len [│ u32] │ COLO_FAILOVER                 the primary is gone: serve
 //! ```
 //!
 //! Lengths are big-endian and nothing ends in a NUL. With vnet headers on, messages to the comparer
@@ -22,6 +23,7 @@ const HELLO: &[u8] = b"COLO_USERSPACE_PROXY_INIT";
 const HELLO_REPLY: &[u8] = b"COLO_COMPARE_GET_XEN_INIT";
 const DO_CHECKPOINT: &[u8] = b"DO_CHECKPOINT";
 const CHECKPOINT: &[u8] = b"COLO_CHECKPOINT";
+const FAILOVER: &[u8] = b"COLO_FAILOVER";
 
 /// The longest message; the longest one that means something has 25 bytes.
 pub const MAX_MESSAGE: usize = 1024;
@@ -39,6 +41,8 @@ pub enum Message {
     Hello,
     /// A checkpoint is done.
     Checkpoint,
+    /// The primary is gone, and the secondary is to serve.
+    Failover,
     /// Something that means nothing.
     Unknown,
 }
@@ -176,6 +180,7 @@ impl Notify {
         let message = match body {
             HELLO => Message::Hello,
             CHECKPOINT => Message::Checkpoint,
+            FAILOVER => Message::Failover,
             _ => Message::Unknown,
         };
         self.input.drain(..header + len);
@@ -189,6 +194,7 @@ impl Notify {
                 self.stats.checkpoints += 1;
                 self.ready_at = Nanos::default();
             }
+            Message::Failover => self.ready_at = Nanos::default(),
             Message::Unknown => self.stats.unknown += 1,
         }
         Ok(Some(message))

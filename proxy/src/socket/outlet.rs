@@ -11,7 +11,7 @@
 //! stretch. A run is kept until all of it is written: if the peer goes, the frame that was cut is
 //! sent again from its start to the next peer. Nothing is dropped and nothing changes places.
 
-use super::frame::{PREFIX, WireFrame};
+use crate::frame::{PREFIX, WireFrame};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::rc::Rc;

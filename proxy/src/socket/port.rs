@@ -11,9 +11,9 @@
 //! meanwhile waits in the listener's queue.
 
 use super::endpoint::{Address, Attempt, Connector, Endpoint, Listener, OpenError, finish};
-use super::quiet::{Quiet, quietly};
 use super::stats::PortStats;
 use crate::engine::Nanos;
+use crate::quiet::{Quiet, quietly};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::fmt;

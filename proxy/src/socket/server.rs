@@ -16,10 +16,10 @@
 use super::comparer::Comparer;
 use super::endpoint::{Endpoint, OpenError};
 use super::port::{Port, Role};
-use super::quiet::{Quiet, quietly};
-use super::signals::Signals;
 use super::stats::Report;
 use crate::engine::{Config, Nanos, Side};
+use crate::quiet::{Quiet, quietly};
+use crate::signals::Signals;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};

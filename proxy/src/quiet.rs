@@ -4,7 +4,7 @@ use crate::engine::Nanos;
 
 /// Lets a few messages per interval through and counts the others.
 #[derive(Debug, Default)]
-pub(super) struct Quiet {
+pub(crate) struct Quiet {
     /// The end of the interval.
     until: Nanos,
     /// Messages in it so far.
@@ -19,7 +19,7 @@ const BURST: u32 = 5;
 
 impl Quiet {
     /// Whether a message may be shown now, and how many of its kind were not since the last one.
-    pub(super) fn pass(&mut self, now: Nanos) -> Option<u64> {
+    pub(crate) fn pass(&mut self, now: Nanos) -> Option<u64> {
         if now >= self.until {
             self.until = now.plus(INTERVAL);
             self.shown = 0;
@@ -43,7 +43,7 @@ macro_rules! quietly {
         }
     };
 }
-pub(super) use quietly;
+pub(crate) use quietly;
 
 #[cfg(test)]
 mod tests {

@@ -10,14 +10,14 @@ use std::os::unix::net::UnixStream;
 
 /// The signals that mean something to a comparer.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     stop: UnixStream,
     report: UnixStream,
 }
 
 impl Signals {
     /// Takes the signals over, for the whole process and for good.
-    pub(super) fn install() -> io::Result<Self> {
+    pub(crate) fn install() -> io::Result<Self> {
         let (stop, send_stop) = UnixStream::pair()?;
         let (report, send_report) = UnixStream::pair()?;
         pipe::register(SIGINT, send_stop.try_clone()?)?;
@@ -27,17 +27,17 @@ impl Signals {
     }
 
     /// What to wait on.
-    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 2] {
+    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 2] {
         [self.stop.as_fd(), self.report.as_fd()]
     }
 
     /// Whether SIGINT or SIGTERM came.
-    pub(super) fn stop(&self) -> bool {
+    pub(crate) fn stop(&self) -> bool {
         came(&self.stop)
     }
 
     /// Whether SIGUSR1 came since the last call.
-    pub(super) fn report(&self) -> bool {
+    pub(crate) fn report(&self) -> bool {
         came(&self.report)
     }
 }

@@ -1,4 +1,4 @@
-//! A frame as it came over a socket, and the blocks of memory that frames live in.
+//! A frame with what it came in, and the blocks of memory that frames live in.
 //!
 //! ```text
 //!   block   ┌─────┬─────────┬─────┬─────────┬─────┬─────────┬───────────┐
@@ -7,8 +7,9 @@
 //!             ▲ one handle each: which block, from where, how long
 //! ```
 //!
-//! A frame keeps the length prefix it came with, because it leaves with the very same one: releasing
-//! it costs no byte copied, and frames that lie side by side leave as one stretch of memory.
+//! A frame keeps the length prefix (on a socket) or the vnet header (on a tap) that it came with,
+//! because it leaves with the very same one: releasing it costs no byte copied, and frames that lie
+//! side by side leave as one stretch of memory.
 //!
 //! Blocks are shared by a plain (not an atomic) count: a comparer is one thread. A block that has
 //! handles is never written to again; a frame that must be rewritten moves to a block of its own.
@@ -17,7 +18,7 @@ use crate::engine;
 use std::rc::Rc;
 
 /// The length field that every frame starts with.
-pub(super) const PREFIX: usize = 4;
+pub(crate) const PREFIX: usize = 4;
 
 /// A frame with the framing around it.
 #[derive(Clone, Debug)]
@@ -31,7 +32,7 @@ pub struct WireFrame {
 
 impl WireFrame {
     /// The `len` bytes at `start` of a block, of which `header` come before the Ethernet header.
-    pub(super) fn new(block: Rc<[u8]>, start: usize, len: usize, header: usize) -> Self {
+    pub(crate) fn new(block: Rc<[u8]>, start: usize, len: usize, header: usize) -> Self {
         debug_assert!(header <= len && start + len <= block.len(), "a frame lies inside its block");
         Self { block, start: start as u32, len: len as u32, header: header as u32 }
     }
@@ -49,6 +50,11 @@ impl WireFrame {
         bytes.extend_from_slice(ethernet);
         let len = bytes.len();
         Self::new(bytes.into(), 0, len, header)
+    }
+
+    /// The same behind a header of another kind.
+    pub(crate) fn behind(header: &[u8], ethernet: &[u8]) -> Self {
+        Self::new([header, ethernet].concat().into(), 0, header.len() + ethernet.len(), header.len())
     }
 
     /// All of it, framing included.
@@ -70,7 +76,7 @@ impl WireFrame {
     }
 
     /// Takes the handle apart: block, start, length.
-    pub(super) fn into_parts(self) -> (Rc<[u8]>, u32, u32) {
+    pub(crate) fn into_parts(self) -> (Rc<[u8]>, u32, u32) {
         (self.block, self.start, self.len)
     }
 }
@@ -98,7 +104,7 @@ fn zeros(len: usize) -> Rc<[u8]> {
 
 /// Blocks of one size that are used again once no frame lives in them.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     size: usize,
     /// Blocks that were in use, and may still be.
     used: Vec<Rc<[u8]>>,
@@ -110,12 +116,12 @@ impl Pool {
     /// Free blocks that are kept.
     const SPARE: usize = 4;
 
-    pub(super) fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize) -> Self {
         Self { size, used: Vec::new() }
     }
 
     /// A block without handles; its content is arbitrary.
-    pub(super) fn take(&mut self) -> Rc<[u8]> {
+    pub(crate) fn take(&mut self) -> Rc<[u8]> {
         // The one retired last is the one most likely to be in the CPU's cache still.
         match self.used.iter_mut().rposition(|block| Rc::get_mut(block).is_some()) {
             Some(index) => self.used.swap_remove(index),
@@ -124,19 +130,19 @@ impl Pool {
     }
 
     /// Puts a block back, whether or not frames live in it still.
-    pub(super) fn retire(&mut self, block: Rc<[u8]>) {
+    pub(crate) fn retire(&mut self, block: Rc<[u8]>) {
         if self.used.len() < Self::MAX {
             self.used.push(block);
         }
     }
 
     /// How many blocks are remembered. After [`sweep`](Self::sweep): how many are in use.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.used.len()
     }
 
     /// Frees what no frame needs, but for a few.
-    pub(super) fn sweep(&mut self) {
+    pub(crate) fn sweep(&mut self) {
         let mut spare = Self::SPARE;
         self.used.retain_mut(|block| {
             if Rc::get_mut(block).is_none() {

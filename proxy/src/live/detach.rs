@@ -1,0 +1,103 @@
+//! A comparator that goes on when the command that began it is done.
+//!
+//! ```text
+//!   setup ── starts ──► run --detached     in a session of its own, with a log for its stderr
+//!     │ ◄── a line for each NIC ──┤
+//!     │ ◄── an empty line ────────┤        it runs
+//!     ▼                           ▼
+//!   done                        goes on until teardown
+//! ```
+
+use rustix::process::setsid;
+use rustix::stdio::dup2_stdout;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use thiserror::Error;
+
+/// A comparator that could not be left running.
+#[derive(Debug, Error)]
+pub enum DetachError {
+    /// It cannot be started.
+    #[error("cannot start {} in the background: {error}", program.display())]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Its log cannot be written.
+    #[error("cannot write the log {}: {error}", path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// It ended before it was ready.
+    #[error("{0}")]
+    Ended(String),
+}
+
+/// The longest log that is kept of the process before.
+const OLD_LOG: u64 = 1 << 20;
+
+/// Starts `program` with `args`, which make it call [`ready`], and waits until it does. Gives the
+/// lines that it said.
+pub fn spawn(program: &Path, args: &[OsString], log: &Path) -> Result<Vec<String>, DetachError> {
+    let logged = |error| DetachError::Log { path: log.to_owned(), error };
+    if let Some(folder) = log.parent() {
+        fs::create_dir_all(folder).map_err(logged)?;
+    }
+    if fs::metadata(log).is_ok_and(|file| file.len() > OLD_LOG) {
+        fs::remove_file(log).map_err(logged)?;
+    }
+    let mut file = File::options().create(true).append(true).open(log).map_err(logged)?;
+    let begin = file.seek(SeekFrom::End(0)).map_err(logged)?;
+    let started = |error| DetachError::Start { program: program.to_owned(), error };
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(file)
+        .spawn()
+        .map_err(started)?;
+    let mut lines = Vec::new();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines() {
+            match line {
+                Ok(line) if line.is_empty() => return Ok(lines),
+                Ok(line) => lines.push(line),
+                Err(_) => break,
+            }
+        }
+    }
+    let status = child.wait().map_err(started)?;
+    Err(DetachError::Ended(last_words(log, begin).unwrap_or_else(|| format!("it ended with {status}"))))
+}
+
+/// What it wrote to its log, without the word that introduces an error.
+fn last_words(log: &Path, begin: u64) -> Option<String> {
+    let text = fs::read(log).ok()?;
+    let text = String::from_utf8_lossy(text.get(usize::try_from(begin).ok()?..)?).into_owned();
+    let last = text.lines().rfind(|line| !line.trim().is_empty())?;
+    Some(last.strip_prefix("error: ").unwrap_or(last).to_owned())
+}
+
+/// Tells the command that began this process that it runs, and lets go of it.
+pub fn ready(lines: &[String]) -> io::Result<()> {
+    // One that leads a session already need not begin another.
+    let _ = setsid();
+    // Paths that were given are open or absolute by now, and no file system is to be kept busy.
+    std::env::set_current_dir("/")?;
+    let mut output = io::stdout().lock();
+    for line in lines {
+        writeln!(output, "{line}")?;
+    }
+    writeln!(output)?;
+    output.flush()?;
+    dup2_stdout(File::options().write(true).open("/dev/null")?)?;
+    Ok(())
+}
