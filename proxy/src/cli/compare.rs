@@ -1,7 +1,7 @@
 //! `colo-proxy compare`.
 
-use clap::ValueEnum;
-use colo_proxy::engine::{Config, Limit, Nanos, Neighbours, PassRules};
+use colo_proxy::engine::{Nanos, RuleError};
+use colo_proxy::live::options::EngineArgs;
 use colo_proxy::socket::{Endpoint, Server, Settings};
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -38,27 +38,6 @@ then are not released.
 
 Exit codes: 0 stopped by a signal, 1 cannot go on, 2 wrong usage or a socket cannot be opened.";
 
-/// What to do with ARP or neighbour discovery.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Policy {
-    /// Compare its fields
-    Compare,
-    /// Release the primary's, discard the secondary's
-    Ignore,
-    /// Hold the primary's and ask for a checkpoint
-    Checkpoint,
-}
-
-impl From<Policy> for Neighbours {
-    fn from(policy: Policy) -> Self {
-        match policy {
-            Policy::Compare => Self::Compare,
-            Policy::Ignore => Self::Ignore,
-            Policy::Checkpoint => Self::Checkpoint,
-        }
-    }
-}
-
 /// Options of `compare`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, after_help = "--help has examples and says what the sockets carry.")]
@@ -79,78 +58,26 @@ pub(crate) struct Args {
     #[arg(long)]
     vnet_hdr_support: bool,
 
-    /// Longest that output may wait for its twin before a checkpoint is asked for; each connection
-    /// adapts below it
-    #[arg(long, value_name = "MS", default_value_t = 3000, value_parser = positive())]
-    compare_timeout: u64,
-    /// Shortest such time a connection can adapt to; never above --compare-timeout
-    #[arg(long, value_name = "MS", default_value_t = 100)]
-    age_floor: u64,
     /// Longest time between two looks at what waits; when something is due is known besides
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = positive())]
     expired_scan_cycle: u64,
-    /// How long unequal datagrams may wait for their twins to come in another order
-    #[arg(long, value_name = "MS", default_value_t = 20)]
-    reorder_wait: u64,
-    /// How many datagrams the secondary may be ahead of one that has no twin
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    reorder_window: usize,
-    /// Shortest time between two requests for a checkpoint
-    #[arg(long, value_name = "MS", default_value_t = 10)]
-    trigger_interval: u64,
-
-    /// Frames held of one connection and side before a checkpoint is asked for
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = positive())]
-    max_queue_size: u64,
-    /// Bytes held of one connection and side before a checkpoint is asked for
-    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, value_parser = positive())]
-    max_queue_bytes: u64,
-    /// Frames held of one side before a checkpoint is asked for; at twice this it is not read
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = positive())]
-    total_frames: u64,
-    /// Bytes held of one side before a checkpoint is asked for; at twice this it is not read
-    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = positive())]
-    total_bytes: u64,
     /// Released bytes that may wait for outdev before the inputs are not read
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = positive())]
     max_output_bytes: u64,
-    /// Connections remembered; of more, those that are idle longest are forgotten
-    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = positive())]
-    max_flows: u64,
-    /// Datagrams being put together from fragments, on each side
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive())]
-    max_reassemblies: u64,
-    /// How long fragments wait for their rest
-    #[arg(long, value_name = "MS", default_value_t = 3000, value_parser = positive())]
-    reassembly_timeout: u64,
-
     /// How long to look for more before sleeping, in microseconds: spends CPU time on less latency
     #[arg(long, value_name = "US", default_value_t = 50)]
     busy_poll: u64,
 
-    /// What to do with ARP
-    #[arg(long, value_name = "POLICY", default_value = "compare")]
-    arp: Policy,
-    /// What to do with IPv6 neighbour discovery
-    #[arg(long, value_name = "POLICY", default_value = "compare")]
-    nd: Policy,
-    /// Leave connections uncompared, first match wins:
-    /// (pass|compare) PROTO [guest ADDR[/LEN][:PORT[-PORT]]] [peer …]
-    #[arg(long = "pass", value_name = "RULE", value_parser = rule)]
-    rules: Vec<String>,
-
     /// Print the final statistics as a JSON object on stdout
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 fn positive() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..)
-}
-
-/// A rule that can be read; they are put together later.
-fn rule(text: &str) -> Result<String, String> {
-    PassRules::parse(&[text]).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// Settings that contradict each other.
@@ -159,7 +86,7 @@ enum UsageError {
     #[error("{0} is given twice; each socket needs an address of its own")]
     SameSocket(String),
     #[error(transparent)]
-    Rule(#[from] colo_proxy::engine::RuleError),
+    Rule(#[from] RuleError),
 }
 
 impl Args {
@@ -185,25 +112,7 @@ impl Args {
             scan_cycle: Nanos::from_millis(self.expired_scan_cycle),
             max_output: size(self.max_output_bytes),
             busy_poll: Nanos(self.busy_poll.saturating_mul(1000)),
-            engine: self.config()?,
-        })
-    }
-
-    fn config(&self) -> Result<Config, UsageError> {
-        Ok(Config {
-            flow_limit: Limit { frames: size(self.max_queue_size), bytes: size(self.max_queue_bytes) },
-            total_limit: Limit { frames: size(self.total_frames), bytes: size(self.total_bytes) },
-            max_flows: size(self.max_flows),
-            age_floor: Nanos::from_millis(self.age_floor.min(self.compare_timeout)),
-            age_ceiling: Nanos::from_millis(self.compare_timeout),
-            reorder_wait: Nanos::from_millis(self.reorder_wait),
-            reorder_window: self.reorder_window,
-            trigger_interval: Nanos::from_millis(self.trigger_interval),
-            max_reassemblies: size(self.max_reassemblies),
-            reassembly_timeout: Nanos::from_millis(self.reassembly_timeout),
-            arp: self.arp.into(),
-            nd: self.nd.into(),
-            pass: PassRules::parse(&self.rules)?,
+            engine: self.engine.config()?,
         })
     }
 }
@@ -260,6 +169,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 mod tests {
     use super::*;
     use clap::Parser;
+    use colo_proxy::engine::{Config, Neighbours};
 
     #[derive(Parser)]
     struct Only {
