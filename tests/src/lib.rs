@@ -1,9 +1,12 @@
 //! Fixtures that tests and benchmarks share.
 
 pub mod bench;
+pub mod bench_live;
 pub mod binary;
 pub mod frames;
+pub mod kernel;
 pub mod log;
+pub mod netns;
 pub mod pcaps;
 
 /// How many cases a property runs: `PROPTEST_CASES` if that is set (soak runs), else `usual`.
