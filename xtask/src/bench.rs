@@ -9,12 +9,19 @@ use clap::Subcommand;
 /// Where the tables of the last published run are.
 const DOC: &str = "docs/benchmarks.md";
 const ENGINE_DOC: &str = "docs/benchmarks-engine.md";
+const LIVE_DOC: &str = "docs/benchmarks-live.md";
 
 #[derive(Subcommand)]
 pub(crate) enum What {
     /// The engine, then the whole comparator beside QEMU's colo-compare; writes docs/benchmarks*.md
     Compare {
         /// Handed on, such as --rounds N, --json FILE, --only NAME, --contenders a,b
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// A guest on real interfaces: plain bridge, mirrored, protected; writes docs/benchmarks-live.md
+    Live {
+        /// Handed on, such as --rounds N, --seconds S, --proxy '--busy-poll 0'
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -32,6 +39,10 @@ pub(crate) fn run(what: &What) -> Result<()> {
             packages::ensure(&[QEMU])?;
             bench("bench-engine", &with_doc(&[], ENGINE_DOC))?;
             bench("bench-compare", &with_doc(args, DOC))
+        }
+        What::Live { args } => {
+            packages::ensure(&packages::LAB)?;
+            bench("bench-live", &with_doc(args, LIVE_DOC))
         }
         What::Engine { args } => bench("bench-engine", &with_doc(args, ENGINE_DOC)),
     }
