@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
 use aya::programs::TcAttachType;
-use colo_ebpf_shared::layout::{Counter, Nic, Role};
+use colo_ebpf_shared::layout::{Counter, Nic, Role, STALE_RUN, nic_flags};
 use colo_tests::frames::ACK;
 use colo_tests::kernel::segment::Segment;
 use colo_tests::kernel::{NEXT, Programs};
@@ -87,13 +87,22 @@ impl Chain {
 
     /// Sends one frame in this epoch, and returns what the receiver counted.
     fn send(&mut self, epoch: u32, receiver: Role, its_epoch: u32) -> Vec<(&'static str, u64)> {
+        self.receive_as(receiver, its_epoch, 0);
+        self.go(epoch)
+    }
+
+    /// What the receiver is from now on.
+    fn receive_as(&mut self, role: Role, epoch: u32, flags: u32) {
+        let (vif, capture) = (number("vif"), number("guest"));
+        let nic = Nic { mark: MARK, forward: number("fwd-a"), forward_frame: 1514, ..Nic::default() };
+        let nic = Nic { role: role as u32, epoch, oldest: epoch, generation: 1, flags, vif, capture, ..nic };
+        self.receiver.set_nic(nic).unwrap();
+    }
+
+    /// Sends one frame in this epoch to the receiver as it is.
+    fn go(&mut self, epoch: u32) -> Vec<(&'static str, u64)> {
         let nic = Nic { mark: MARK, forward: number("fwd-a"), forward_frame: 1514, ..Nic::default() };
         self.sender.set_nic(Nic { role: Role::Primary as u32, epoch, ..nic }).unwrap();
-        let vif = number("vif");
-        let nic = Nic { vif, capture: number("guest"), ..nic };
-        self.receiver
-            .set_nic(Nic { role: receiver as u32, epoch: its_epoch, oldest: its_epoch, ..nic })
-            .unwrap();
         let arrived = packets("fwd-b");
         let before = self.receiver.counted().unwrap();
         let mirrored = self.sender.count(Counter::Mirrored).unwrap();
@@ -145,6 +154,51 @@ fn what_arrives_is_judged_by_index_epoch_and_role() {
     assert_eq!(chain.send(5, Role::None, 5), []);
     assert_eq!(chain.send(5, Role::Primary, 5), [("received", 1)]);
     assert_eq!(chain.send(4, Role::Primary, 5), [("stale", 1)]);
+}
+
+/// What a secondary believes: epoch and generation.
+fn belief(chain: &mut Chain) -> (u32, u32) {
+    let nic = chain.receiver.nic().unwrap();
+    assert_eq!(nic.epoch, nic.oldest);
+    (nic.epoch, nic.generation)
+}
+
+#[test]
+fn a_secondary_that_joins_learns_the_epoch_from_the_first_frame() {
+    let mut chain = Chain::new(INDEX);
+    chain.receive_as(Role::Secondary, 9, nic_flags::JOINING);
+    assert_eq!(chain.go(3), [("delivered", 1)], "older than what it would have begun with");
+    assert_eq!(belief(&mut chain), (3, 1), "nothing was known that could be forgotten");
+    assert_eq!(chain.go(2), [("stale", 1)], "and only from the first");
+}
+
+#[test]
+fn one_that_nobody_tells_takes_a_newer_epoch_for_a_checkpoint() {
+    let mut chain = Chain::new(INDEX);
+    chain.receive_as(Role::Secondary, 3, nic_flags::FOLLOWS);
+    assert_eq!(chain.go(4), [("delivered", 1)]);
+    assert_eq!(belief(&mut chain), (4, 2), "known connections lose their offset");
+    assert_eq!(chain.go(3), [("stale", 1)], "a straggler changes nothing");
+    assert_eq!(belief(&mut chain), (4, 2));
+    // One that is told waits for that.
+    chain.receive_as(Role::Secondary, 3, 0);
+    assert_eq!(chain.go(4), [("delivered", 1)]);
+    assert_eq!(belief(&mut chain), (3, 1));
+}
+
+#[test]
+fn a_primary_that_has_begun_anew_is_followed_after_a_run_of_stale_frames() {
+    let mut chain = Chain::new(INDEX);
+    chain.receive_as(Role::Secondary, 5, 0);
+    for _ in 0..STALE_RUN - 1 {
+        assert_eq!(chain.go(1), [("stale", 1)]);
+    }
+    assert_eq!(chain.go(5), [("delivered", 1)], "the primary is still in the epoch");
+    for _ in 0..STALE_RUN {
+        assert_eq!(chain.go(1), [("stale", 1)], "so it is counted again");
+    }
+    assert_eq!(chain.go(1), [("delivered", 1)]);
+    assert_eq!(belief(&mut chain), (1, 2));
 }
 
 #[test]

@@ -71,6 +71,12 @@ impl Programs {
         Ok(Array::<_, sys::Nic>::try_from(self.map("NICS")?)?.set(index, sys::Nic(nic), 0)?)
     }
 
+    /// What the programs are told of the NIC, and what they found out since.
+    pub fn nic(&mut self) -> Result<Nic> {
+        let index = self.index;
+        Ok(Array::<_, sys::Nic>::try_from(self.map("NICS")?)?.get(&index, 0)?.0)
+    }
+
     /// How often something was counted, on all CPUs.
     pub fn count(&mut self, counter: Counter) -> Result<u64> {
         let index = self.index;
