@@ -8,7 +8,7 @@
 //!   done                        goes on until teardown
 //! ```
 
-use rustix::process::setsid;
+use rustix::process::{Signal, set_parent_process_death_signal, setsid};
 use rustix::stdio::dup2_stdout;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -86,8 +86,15 @@ fn last_words(log: &Path, begin: u64) -> Option<String> {
     Some(last.strip_prefix("error: ").unwrap_or(last).to_owned())
 }
 
+/// Until it is [`ready`], this process ends with the command that began it: who interrupts that wants
+/// nothing to be set up.
+pub fn until_ready() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::TERM))?)
+}
+
 /// Tells the command that began this process that it runs, and lets go of it.
 pub fn ready(lines: &[String]) -> io::Result<()> {
+    set_parent_process_death_signal(None)?;
     // One that leads a session already need not begin another.
     let _ = setsid();
     // Paths that were given are open or absolute by now, and no file system is to be kept busy.

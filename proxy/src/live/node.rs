@@ -284,6 +284,10 @@ impl Desk {
 /// Protects until SIGINT, SIGTERM or a command says to stop, then restores everything.
 pub fn run(spec: &Spec, attendance: Attendance) -> Result<(), LiveError> {
     privilege::require(&NEEDED_AT_FIRST)?;
+    if attendance == Attendance::Detached {
+        detach::until_ready()
+            .map_err(|error| LiveError::System { what: "follow the command that began this", error })?;
+    }
     let signals =
         Signals::install().map_err(|error| LiveError::System { what: "set up signal handling", error })?;
     let prepared = Node::prepare(spec, None)?;
