@@ -7,6 +7,7 @@ use colo_tests::netns::lab::{addresses, mac};
 use colo_tests::netns::{Conduct, Desk, Flaw, Lab, Live, Options, Recorder, released, until};
 
 fn a_changed_byte_is_held_back(options: Options, place: u64, size: u64) {
+    let options = Options { neighbours: true, ..options };
     let lab = Lab::new(options).unwrap();
     let _desks =
         [Desk::open(&lab.pg[0], Flaw::None).unwrap(), Desk::open(&lab.sg[0], Flaw::Byte(place)).unwrap()];
