@@ -200,7 +200,7 @@ fn what_was_acknowledged_is_never_lost_on_a_forward_link_that_loses_frames() {
             })
         })
         .collect();
-    until("the link has lost some", || Ok((lab.lost()? >= 20).then_some(()))).unwrap();
+    until("the link has lost some", || Ok((lab.lost()? >= 3).then_some(()))).unwrap();
     let open = uploads.iter().filter(|upload| !upload.is_finished()).count();
     assert!(open > 0, "every upload is over before the primary's death");
     live.take_over(&lab).unwrap();
