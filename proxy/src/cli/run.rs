@@ -118,8 +118,7 @@ fn in_background(spec: &Spec) -> Result<Vec<String>, DetachError> {
         *verb = "run".into();
     }
     args.push("--detached".into());
-    let name = spec.guests.first().map_or("colo-proxy", |guest| guest.name.as_str());
-    detach::spawn(&program, &args, &spec.places.run.join(format!("{}.log", name.replace('/', "_"))))
+    detach::spawn(&program, &args, &spec.places.run.join(spec.file("log")))
 }
 
 fn with_spec(args: &LiveArgs, act: impl FnOnce(&Spec) -> ExitCode) -> ExitCode {

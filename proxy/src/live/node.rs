@@ -265,9 +265,7 @@ struct Desk {
 
 impl Desk {
     fn open(spec: &Spec) -> Result<Self, LiveError> {
-        let name = spec.guests.first().map_or("colo-proxy", |guest| guest.name.as_str());
-        let file = format!("{}.sock", name.replace('/', "_"));
-        let control = Listener::bind(&Store::open(&spec.places)?.folder().join(file))?;
+        let control = Listener::bind(&Store::open(&spec.places)?.folder().join(spec.file("sock")))?;
         let metrics = spec.metrics.map(MetricsListener::bind).transpose()?;
         Ok(Self { control, metrics })
     }

@@ -220,6 +220,11 @@ impl Default for Places {
     }
 }
 
+/// The name of a guest's file with this extension. A guest may have any name, a file may not.
+pub(crate) fn file_of(guest: &str, extension: &str) -> String {
+    format!("{}.{extension}", guest.replace('/', "_"))
+}
+
 /// All that one process protects.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -229,4 +234,11 @@ pub struct Spec {
     pub places: Places,
     /// Where metrics are served, `HOST:PORT`.
     pub metrics: Option<std::net::SocketAddr>,
+}
+
+impl Spec {
+    /// The name of a file of the process that protects all this: it is called after its first guest.
+    pub fn file(&self, extension: &str) -> String {
+        file_of(self.guests.first().map_or("colo-proxy", |guest| guest.name.as_str()), extension)
+    }
 }

@@ -5,7 +5,7 @@ use super::undo::undo;
 use super::{SetupError, TIME_LIMIT};
 use crate::datapath::Pins;
 use crate::link::Netlink;
-use crate::live::spec::{IfName, Places};
+use crate::live::spec::{IfName, Places, file_of};
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -37,7 +37,7 @@ pub fn teardown(places: &Places, which: &Which) -> Result<Vec<String>, SetupErro
         // The process in charge has done it, if it could.
         if let Some(journal) = store.get(&journal.vif.name)? {
             undo(&store, &journal, &mut Netlink::open()?)?;
-            forget_socket(&store.folder().join(format!("{}.sock", journal.guest.replace('/', "_"))));
+            forget_socket(&store.folder().join(file_of(&journal.guest, "sock")));
         }
         Pins::open(&places.bpffs)?.tidy();
         lines.push(format!(
