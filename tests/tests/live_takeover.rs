@@ -194,19 +194,46 @@ fn what_was_acknowledged_is_never_lost_on_a_forward_link_that_loses_frames() {
         .map(|number| {
             let mut up = open(&lab.client, addresses(0, 0)[number % 2], "sum\n");
             std::thread::spawn(move || {
-                up.give(number as u64, 6 << 20).unwrap();
+                up.give(number as u64, 48 << 20).unwrap();
                 up.shut().unwrap();
-                up.digest(number as u64, 6 << 20).unwrap();
+                up.digest(number as u64, 48 << 20).unwrap();
             })
         })
         .collect();
-    until("the link has lost some", || Ok((lab.lost()? >= 3).then_some(()))).unwrap();
+    until("the link has lost some", || Ok((lab.lost()? >= 20).then_some(()))).unwrap();
     let open = uploads.iter().filter(|upload| !upload.is_finished()).count();
     assert!(open > 0, "every upload is over before the primary's death");
     live.take_over(&lab).unwrap();
     for upload in uploads {
         upload.join().unwrap();
     }
+}
+
+#[test]
+fn a_forward_link_that_loses_frames_only_slows_an_upload_down() {
+    let lab = lab(true);
+    let _desks: Vec<Desk> = lab.twins(0).iter().map(|guest| Desk::open(guest, Flaw::None).unwrap()).collect();
+    let live = protect(&lab);
+    lab.lose(2).unwrap();
+    let uploads: Vec<JoinHandle<()>> = (0..8)
+        .map(|number| {
+            let mut up = open(&lab.client, addresses(0, 0)[number % 2], "sum\n");
+            std::thread::spawn(move || {
+                up.give(number as u64, 16 << 20).unwrap();
+                up.shut().unwrap();
+                up.digest(number as u64, 16 << 20).unwrap();
+            })
+        })
+        .collect();
+    for upload in uploads {
+        upload.join().unwrap();
+    }
+    assert!(lab.lost().unwrap() >= 3, "the link lost next to nothing");
+    let engine = live.primary.status(&lab).unwrap().nics[0].engine.clone().unwrap();
+    assert!(engine["gaps_told"].as_u64().unwrap() > 0, "{engine}");
+    assert_eq!(live.toolstack.requests().unwrap(), 0, "loss is no divergence");
+    let late = lab.client.run("nstat -asz TcpExtPAWSEstab").unwrap();
+    assert_eq!(late.lines().last().and_then(|line| line.split_whitespace().nth(1)), Some("0"), "{late}");
 }
 
 #[test]

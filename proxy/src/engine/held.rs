@@ -6,7 +6,7 @@
 
 use super::verdict::{Cause, Discard, Divergence, Evidence, Frame, Nanos, Side, Sink};
 use super::{AckFrame, Config, Stats, Usage};
-use crate::packet::{FlowKey, lower_ack};
+use crate::packet::{FlowKey, Stamps, lower_ack};
 
 /// One datagram: a frame, or the fragments that make it.
 #[derive(Debug)]
@@ -116,6 +116,14 @@ impl<F: Frame> Held<F> {
 
     pub(super) fn lower(&mut self, header: u32, ack: u32, window: u16) -> bool {
         self.custody.lower(header, ack, window, self.partial)
+    }
+
+    /// Writes timestamps into a frame that stands for itself; see [`Stamps::write`].
+    pub(super) fn restamp(&mut self, header: u32, stamps: Stamps) -> bool {
+        match &mut self.custody {
+            Custody::One(frame) => stamps.write(frame.bytes_mut(), header, self.partial),
+            Custody::Many(_) => false,
+        }
     }
 
     pub(super) fn compact(&mut self, before: Nanos, each: &mut impl FnMut(&mut F)) {

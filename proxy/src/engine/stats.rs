@@ -77,6 +77,8 @@ pub struct Stats {
     pub acks_lowered: u64,
     /// Acknowledgements that were let out later by a frame of the engine's own.
     pub acks_injected: u64,
+    /// Acknowledgements that told the client of what only the secondary misses.
+    pub gaps_told: u64,
     /// UDP and other messages that matched out of order.
     pub reordered: u64,
     /// SYNs whose MSS or SACK-permitted options differ, which is tolerated.

@@ -12,6 +12,7 @@
 //! because it runs twice per compared pair and needs only positions; `etherparse` is its oracle in
 //! the property tests.
 
+mod ack;
 mod checksum;
 mod ethernet;
 mod icmp;
@@ -20,12 +21,13 @@ mod key;
 mod offload;
 mod tcp;
 
+pub use ack::{PureAck, SackBlocks, Stamps, lower_ack, pure_ack};
 pub use checksum::{Checksum, internet_checksum};
 pub use ethernet::parse;
 pub use ip::parse_datagram;
 pub use key::{FlowKey, Proto};
 pub use offload::{Gso, Offload, VNET_HDR_MAX, VnetError};
-pub use tcp::{Segment, SynOptions, TcpFlags, lower_ack, pure_ack, same_other_options};
+pub use tcp::{Segment, SynOptions, TcpFlags, same_other_options};
 
 use thiserror::Error;
 

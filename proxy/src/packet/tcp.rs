@@ -1,7 +1,6 @@
-//! TCP (RFC 9293): segments, SYN options, and the two rewrites that promise 2 needs.
+//! TCP (RFC 9293): segments and SYN options.
 
-use super::checksum::update;
-use super::{Body, Checksum, FlowKey, Malformed, Packet, Region, be16, be32, chunk};
+use super::{Body, FlowKey, Malformed, Packet, Region, be16, be32, chunk};
 
 /// The flag byte of a TCP header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,7 +10,7 @@ impl TcpFlags {
     const FIN: u8 = 0x01;
     const SYN: u8 = 0x02;
     const RST: u8 = 0x04;
-    const ACK: u8 = 0x10;
+    pub(super) const ACK: u8 = 0x10;
 
     /// The sender has no more data.
     pub const fn fin(self) -> bool {
@@ -89,9 +88,9 @@ pub(super) fn parse(ends: FlowKey, data: &[u8], at: usize) -> Result<Packet, Mal
 const OPTION_MSS: u8 = 2;
 const OPTION_WINDOW_SCALE: u8 = 3;
 const OPTION_SACK_PERMITTED: u8 = 4;
-const OPTION_SACK: u8 = 5;
-const OPTION_TIMESTAMPS: u8 = 8;
-const NOP: u8 = 1;
+pub(super) const OPTION_SACK: u8 = 5;
+pub(super) const OPTION_TIMESTAMPS: u8 = 8;
+pub(super) const NOP: u8 = 1;
 
 /// What a SYN offers, as far as it shapes the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,7 +145,7 @@ fn options(data: &[u8], header: u32) -> &[u8] {
     data.get(at + 20..at + len).unwrap_or_default()
 }
 
-fn for_each_option(data: &[u8], header: u32, mut each: impl FnMut(u8, &[u8])) {
+pub(super) fn for_each_option(data: &[u8], header: u32, mut each: impl FnMut(u8, &[u8])) {
     let mut rest = options(data, header);
     while let [kind, tail @ ..] = rest {
         match (*kind, tail) {
@@ -159,91 +158,5 @@ fn for_each_option(data: &[u8], header: u32, mut each: impl FnMut(u8, &[u8])) {
             }
             _ => return,
         }
-    }
-}
-
-/// Writes a lower acknowledgement number and window into a segment and mends its checksum
-/// (RFC 1624). With a partial checksum the field covers the pseudo-header alone, which does not
-/// change. `frame` must hold the whole TCP header at `header`; if it does not, nothing is written
-/// and false comes back.
-pub fn lower_ack(frame: &mut [u8], header: u32, ack: u32, window: u16, partial_checksum: bool) -> bool {
-    let at = header as usize;
-    let Some(tcp) = frame.get_mut(at..at + 20) else { return false };
-    let (old_ack, old_window) = (be32(tcp, 8), be16(tcp, 14));
-    tcp[8..12].copy_from_slice(&ack.to_be_bytes());
-    tcp[14..16].copy_from_slice(&window.to_be_bytes());
-    if !partial_checksum {
-        let mut sum = be16(tcp, 16);
-        sum = update(sum, (old_ack >> 16) as u16, (ack >> 16) as u16);
-        sum = update(sum, old_ack as u16, ack as u16);
-        sum = update(sum, old_window, window);
-        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-    }
-    true
-}
-
-/// Builds a pure acknowledgement from a segment of the same stream: the same Ethernet, IP and TCP
-/// headers and timestamps, no payload, no SYN, FIN or PSH, SACK blocks blanked (they may have been
-/// acknowledged since), all checksums complete. None if `frame` is not a plain TCP frame.
-pub fn pure_ack(frame: &[u8], segment: &Segment, seq: u32, ack: u32, window: u16) -> Option<Box<[u8]>> {
-    let mut out: Box<[u8]> = frame.get(..segment.payload.start as usize)?.into();
-    let at = segment.header as usize;
-    blank_sack(out.get_mut(at..)?);
-    let tcp = out.get_mut(at..)?;
-    tcp[4..8].copy_from_slice(&seq.to_be_bytes());
-    tcp[8..12].copy_from_slice(&ack.to_be_bytes());
-    tcp[13] = TcpFlags::ACK;
-    tcp[14..16].copy_from_slice(&window.to_be_bytes());
-    tcp[16..20].fill(0);
-    let tcp_len = (out.len() - at) as u16;
-    let pseudo = shrink_ip(&mut out, at)?;
-    let sum = pseudo.sum(&[0, 6]).sum(&tcp_len.to_be_bytes()).sum(&out[at..]).finish();
-    out[at + 16..at + 18].copy_from_slice(&sum.to_be_bytes());
-    Some(out)
-}
-
-fn blank_sack(tcp: &mut [u8]) {
-    let len = usize::from(tcp[12] >> 4) * 4;
-    let mut at = 20;
-    while at + 1 < len {
-        let option = usize::from(tcp[at + 1]);
-        match tcp[at] {
-            0 => return,
-            NOP => at += 1,
-            _ if option < 2 || at + option > len => return,
-            kind => {
-                if kind == OPTION_SACK {
-                    tcp[at..at + option].fill(NOP);
-                }
-                at += option;
-            }
-        }
-    }
-}
-
-/// Sets the IP lengths for a frame that now ends where `out` ends, and returns the pseudo-header's
-/// sum of addresses.
-fn shrink_ip(out: &mut [u8], tcp: usize) -> Option<Checksum> {
-    let mut at = 14;
-    while matches!(be16(out.get(at - 2..at)?, 0), 0x8100 | 0x88a8 | 0x9100) {
-        at += 4;
-    }
-    if tcp < at + 20 {
-        return None;
-    }
-    let len = out.len() - at;
-    match be16(out, at - 2) {
-        0x0800 => {
-            out[at + 2..at + 4].copy_from_slice(&(len as u16).to_be_bytes());
-            out[at + 10..at + 12].fill(0);
-            let sum = super::internet_checksum(&out[at..tcp]);
-            out[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
-            Some(Checksum::default().sum(&out[at + 12..at + 20]))
-        }
-        0x86dd if tcp == at + 40 => {
-            out[at + 4..at + 6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
-            Some(Checksum::default().sum(&out[at + 8..at + 40]))
-        }
-        _ => None,
     }
 }

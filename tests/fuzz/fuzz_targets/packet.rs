@@ -5,7 +5,7 @@
 use arbitrary::Arbitrary;
 use colo_proxy::packet::{
     self, Body, Checksum, Gso, Malformed, Offload, Packet, Parsed, Segment, SynOptions, internet_checksum,
-    lower_ack, pure_ack,
+    PureAck, SackBlocks, Stamps, lower_ack, pure_ack,
 };
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use libfuzzer_sys::fuzz_target;
@@ -129,7 +129,17 @@ fn rewrite(packet: &Packet, segment: &Segment, frame: &[u8], case: &Case) {
         // Only a GSO frame may leave out its length.
         other => assert!(case.gso % 8 == 1, "{other:?}"),
     }
-    let Some(ack) = pure_ack(frame, segment, segment.seq, case.ack, case.window) else { return };
+    let stamps = Stamps::read(frame, segment.header);
+    if let Some(stamps) = stamps {
+        let mut restamped = frame.to_vec();
+        let mut new = stamps;
+        new.value = case.ack;
+        assert!(new.write(&mut restamped, segment.header, case.partial));
+        assert_eq!(Stamps::read(&restamped, segment.header), Some(new));
+    }
+    let sack = SackBlocks::read(frame, segment.header);
+    let says = PureAck { seq: segment.seq, ack: case.ack, window: case.window, stamps, sack };
+    let Some(ack) = pure_ack(frame, segment, &says) else { return };
     let Ok(Parsed::Whole(Packet { key, body: Body::Tcp(now) })) = packet::parse(&ack, Offload::default())
     else {
         panic!("a pure acknowledgement that does not parse: {ack:02x?}");

@@ -116,6 +116,21 @@ impl Reach {
         self.point.is_some_and(|(reached, _)| before(reached, ack))
     }
 
+    /// Whether this acknowledgement number is lower than the highest that was seen.
+    pub(super) fn is_beyond(&self, ack: u32) -> bool {
+        self.point.is_some_and(|(reached, _)| before(ack, reached))
+    }
+
+    /// Whether this is the highest acknowledgement number that was seen.
+    pub(super) fn is_at(&self, ack: u32) -> bool {
+        self.point.is_some_and(|(reached, _)| reached == ack)
+    }
+
+    /// The highest acknowledgement number that was seen.
+    pub(super) fn ack(&self) -> Option<u32> {
+        self.point.map(|(reached, _)| reached)
+    }
+
     /// Whether letting this out would tell the client anything new.
     pub(super) fn advances(&self, ack: u32, edge: u32) -> bool {
         self.point.is_none_or(|(reached, farthest)| before(reached, ack) || before(farthest, edge))

@@ -132,11 +132,16 @@ impl<F: Frame> Queue<F> {
         self.0.push_back(piece);
     }
 
+    /// Takes the last one, if it is like that.
+    pub(super) fn pop_back_if(&mut self, like: impl FnOnce(&Piece<F>) -> bool) -> Option<Piece<F>> {
+        if self.0.back().is_some_and(like) { self.0.pop_back() } else { None }
+    }
+
     pub(super) fn remove(&mut self, index: usize) -> Option<Piece<F>> {
         self.0.remove(index)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Piece<F>> {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Piece<F>> {
         self.0.iter()
     }
 

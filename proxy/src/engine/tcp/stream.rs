@@ -14,6 +14,7 @@
 
 mod acks;
 mod custody;
+mod gap;
 mod place;
 mod reset;
 mod why;
@@ -23,8 +24,9 @@ use super::super::verdict::{Cause, Discard, Frame, Side, Sink};
 use super::commit::{Fit, Reach};
 use super::piece::{Piece, Queue, Unit};
 use super::sequence::{at_or_before, before, later};
-use crate::packet::{Segment, SynOptions, same_other_options};
+use crate::packet::{Segment, Stamps, SynOptions, same_other_options};
 use acks::Owed;
+use gap::Gap;
 
 /// How far both sides agree, in the primary's sequence space.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +127,10 @@ pub(super) struct Stream<F> {
     /// What the client was told.
     told: Reach,
     owed: Option<Box<Owed>>,
+    /// The latest timestamp (TSval) that left.
+    stamped: Option<u32>,
+    /// What the client was told last of what only the secondary misses.
+    gap: Option<Box<Gap>>,
     /// Something of it came since the last checkpoint.
     touched: bool,
     /// It was opened since the last checkpoint.
@@ -157,6 +163,8 @@ impl<F> Default for Stream<F> {
             position: None,
             told: Reach::default(),
             owed: None,
+            stamped: None,
+            gap: None,
             touched: false,
             opened: false,
         }
@@ -295,6 +303,10 @@ impl<F: Frame> Stream<F> {
                 self.place_secondary(desk);
             }
         }
+        let echo = self.echo(&segment, held.custody.data(), progress);
+        if !progress {
+            self.judge_gap(&segment, held.custody.data(), desk);
+        }
         if segment.sequence_len() == 0 && !segment.flags.rst() || self.consume(&segment, &held, desk) {
             desk.discard(Side::Secondary, held, Discard::Compared);
         } else {
@@ -311,8 +323,15 @@ impl<F: Frame> Stream<F> {
             self.settle_resets(desk);
         }
         if progress {
-            self.acknowledge(desk);
+            self.acknowledge(echo, desk);
         }
+    }
+
+    /// What a secondary's segment echoes, if something may leave because of it.
+    #[inline]
+    fn echo(&self, segment: &Segment, data: &[u8], progress: bool) -> Option<u32> {
+        let waits = progress && (!self.primary.waiting.is_empty() || self.owed.is_some());
+        if waits { Stamps::read(data, segment.header).map(|stamps| stamps.echo) } else { None }
     }
 
     /// Compares as far as both sides reach, and releases what is verified.
@@ -440,7 +459,7 @@ impl<F: Frame> Stream<F> {
         }
         if let Some(piece) = self.primary.data.pop_front() {
             desk.unhold(Side::Primary, &piece.held);
-            self.let_out(piece, fit, desk);
+            self.let_out(piece, fit, None, desk);
         }
         true
     }

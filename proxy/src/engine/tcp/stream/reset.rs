@@ -28,7 +28,7 @@ impl<F: Frame> Stream<F> {
                 desk.unhold(Side::Primary, &ours.held);
                 desk.unhold(Side::Secondary, &theirs.held);
                 desk.age.observe(desk.now.since(ours.held.at.min(theirs.held.at)));
-                self.let_out(ours, fit, desk);
+                self.let_out(ours, fit, None, desk);
                 desk.discard(Side::Secondary, theirs.held, Discard::Compared);
                 self.end(desk);
             }
