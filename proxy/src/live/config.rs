@@ -108,9 +108,15 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Spec, ConfigError> {
     let document: Document = toml::from_slice(bytes)
         .map_err(|error| ConfigError::Syntax { path: path.to_owned(), error: Box::new(error) })?;
     let defaults = Places::default();
+    // Whoever reads the file from wherever finds the same places.
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let beside = |given: PathBuf| {
+        let place = folder.join(given);
+        std::path::absolute(&place).unwrap_or(place)
+    };
     let places = Places {
-        run: document.run_dir.unwrap_or(defaults.run),
-        bpffs: document.bpffs.unwrap_or(defaults.bpffs),
+        run: document.run_dir.map_or(defaults.run, beside),
+        bpffs: document.bpffs.map_or(defaults.bpffs, beside),
     };
     let guests = document.guests.iter().map(Spanned::get_ref);
     build(guests, places, document.metrics.map(|metrics| metrics.0)).map_err(|error| {
@@ -187,6 +193,17 @@ mod tests {
         let nic = &guest.nics[0];
         assert_eq!((nic.vif.as_str(), nic.forward.as_str(), nic.index.get()), ("vif1.0", "eth1", 9));
         assert_eq!(nic.bridge.as_ref().map(IfName::as_str), Some("br0"));
+    }
+
+    #[test]
+    fn relative_places_are_beside_the_file_wherever_it_is_read_from() {
+        let text = "run-dir = 'run'\nbpffs = '../bpf'\n[[guest]]\n".to_owned() + NIC;
+        let places = |file: &str| parse(Path::new(file), text.as_bytes()).unwrap().places;
+        let there = places("/etc/colo/guests.toml");
+        assert_eq!((there.run, there.bpffs), ("/etc/colo/run".into(), "/etc/colo/../bpf".into()));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(places("guests.toml").run, here.join("run"));
+        assert_eq!(places("etc/guests.toml").run, here.join("etc/run"));
     }
 
     #[test]
