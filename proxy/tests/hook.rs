@@ -128,6 +128,31 @@ fn one_that_hangs_is_killed_with_its_children_and_theirs() {
 }
 
 #[test]
+fn a_session_of_its_own_is_no_way_out_but_what_was_left_on_purpose_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    // The first time it leaves a daemon and is done; then it hangs, with one that has got away twice.
+    let script = format!(
+        "cd {}; if [ ! -e left ]; then (setsid sh -c 'echo $$ > left; exec sleep 600' &) > /dev/null 2>&1; \
+         while [ ! -s left ]; do sleep 0.01; done; exit 0; fi; \
+         (setsid sh -c 'trap \"\" TERM; echo $$ > away; sleep 600' &); \
+         setsid sh -c 'echo $$ > near; sleep 600' & sleep 600",
+        directory.path().display()
+    );
+    let mut hook = hook(&script, Duration::from_secs(1));
+    assert_eq!(run(&mut hook), Outcome::Complete);
+    let left = number_in(&path("left"));
+    assert_eq!(run(&mut hook), Outcome::Failed(Failure::TimedOut));
+    gone(number_in(&path("away")));
+    gone(number_in(&path("near")));
+    test_kill_process(left).unwrap();
+    // It ends with nobody's time limit, and its runner is not its end either.
+    drop(hook);
+    test_kill_process(left).unwrap();
+    kill_process(left, Signal::KILL).unwrap();
+}
+
+#[test]
 fn when_the_runner_is_killed_its_command_has_failed_and_is_gone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pid");

@@ -161,28 +161,33 @@ fn is_of(process: &Process, session: u32) -> bool {
 }
 
 /// A process, as far as it matters here.
-struct Process {
-    pid: i32,
-    group: i32,
+pub(super) struct Process {
+    pub(super) pid: i32,
+    pub(super) parent: i32,
+    pub(super) group: i32,
     session: i32,
+    /// When it began, in ticks since the machine did.
+    pub(super) started: u64,
     /// It is not a zombie.
-    lives: bool,
+    pub(super) lives: bool,
 }
 
-fn processes() -> impl Iterator<Item = Process> {
+pub(super) fn processes() -> impl Iterator<Item = Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| read_process(entry.file_name().to_str()?.parse().ok()?))
 }
 
-/// From `/proc/PID/stat`: `PID (name) state parent group session …`.
-fn read_process(pid: i32) -> Option<Process> {
+/// From `/proc/PID/stat`: `PID (name) state parent group session …`, and field 22.
+pub(super) fn read_process(pid: i32) -> Option<Process> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
     // The name may hold anything, parentheses included.
     let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
     let lives = !matches!(fields.next()?, "Z" | "X");
-    let (_parent, group, session) = (fields.next()?, fields.next()?, fields.next()?);
-    Some(Process { pid, group: group.parse().ok()?, session: session.parse().ok()?, lives })
+    let mut number = || fields.next()?.parse().ok();
+    let (parent, group, session) = (number()?, number()?, number()?);
+    let started = fields.nth(15)?.parse().ok()?;
+    Some(Process { pid, parent, group, session, started, lives })
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 mod clock;
 pub mod config;
 mod conversation;
+mod descent;
 mod desk;
 pub mod detach;
 mod exit;

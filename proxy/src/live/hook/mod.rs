@@ -7,8 +7,9 @@
 //!
 //! The process that looks at what strangers send gives its privileges up, and what it starts after
 //! that has none. So the runner is started before, and waits. It runs one command at a time, ends
-//! one that takes too long with its process group, puts what it says on standard error into the log,
-//! and goes with its parent. What a command leaves behind when it is done stays, and should write
+//! one that takes too long with everything that it started, in whatever session that is by then, puts
+//! what it says on standard error into the log, and goes with its parent. Only where somebody kills the
+//! runner itself does a process that left its session get away. What a command leaves behind when it is done stays, and should write
 //! elsewhere: nobody reads its standard error any more.
 //!
 //! * `message` is what they say to each other and `lines` what goes into the log, both sans-I/O.

@@ -9,6 +9,7 @@
 use super::lines::Lines;
 use super::message::{LONGEST, Trigger};
 use super::{Failure, GRACE, Outcome};
+use crate::live::descent::{self, Earlier};
 use crate::live::group::{End, Group};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -44,6 +45,8 @@ struct Running {
     lines: Lines,
     deadline: Instant,
     guest: String,
+    /// What commands before it have left on purpose.
+    earlier: Earlier,
 }
 
 /// What woke the runner up.
@@ -66,6 +69,8 @@ pub fn run(command: &str, timeout: Duration) -> Result<(), RunnerError> {
     pipe::register(SIGINT, again).map_err(cannot("receive signals"))?;
     // The end of the pipe says the same; this says it as well if somebody else has that pipe.
     set_parent_process_death_signal(Some(Signal::TERM)).map_err(cannot("follow its parent"))?;
+    // Whatever a command starts, in whatever group or session, stays below this process.
+    descent::adopt().map_err(cannot("keep what the command starts"))?;
 
     let mut received = Vec::new();
     let mut running: Option<Running> = None;
@@ -73,7 +78,7 @@ pub fn run(command: &str, timeout: Duration) -> Result<(), RunnerError> {
         let woken = wait(&signals, running.as_ref()).map_err(cannot("wait"))?;
         if woken.trigger && !hear(&mut received).map_err(cannot("read triggers"))? || woken.stop {
             if let Some(running) = running {
-                running.group.stop(GRACE);
+                running.end();
             }
             return Ok(());
         }
@@ -148,6 +153,8 @@ fn report(outcome: Outcome) -> io::Result<()> {
 }
 
 fn start(command: &str, timeout: Duration, trigger: &Trigger) -> io::Result<Running> {
+    descent::bury_dead();
+    let earlier = Earlier::now();
     let mut group = Group::start(
         Command::new("/bin/sh")
             .args(["-c", command])
@@ -162,7 +169,7 @@ fn start(command: &str, timeout: Duration, trigger: &Trigger) -> io::Result<Runn
         fcntl_setfl(stderr, fcntl_getfl(stderr)? | OFlags::NONBLOCK)?;
     }
     let deadline = Instant::now() + timeout;
-    Ok(Running { group, stderr, lines: Lines::default(), deadline, guest: trigger.guest.clone() })
+    Ok(Running { group, stderr, lines: Lines::default(), deadline, guest: trigger.guest.clone(), earlier })
 }
 
 impl Running {
@@ -191,9 +198,15 @@ impl Running {
         })
     }
 
+    /// Ends it with everything that it started.
+    fn end(&self) {
+        self.group.stop(GRACE);
+        self.earlier.kill_others();
+    }
+
     fn finish(mut self, outcome: Outcome) {
         if outcome == Outcome::Failed(Failure::TimedOut) {
-            self.group.stop(GRACE);
+            self.end();
         }
         // What it said last; what a child of it says for ever is not waited for.
         for _ in 0..16 {
