@@ -229,11 +229,10 @@ impl Request {
             (Verb::Teardown, _) => setup::teardown(&self.spec.places, &Which::Vifs(vec![self.vif.clone()]))?,
             (Verb::Setup, ModeOption::Secondary) => setup::leave(&self.spec, &mut |_| Ok(()))?,
             (Verb::Setup, ModeOption::Primary) => {
-                let log = self.spec.places.run.join(format!("{}.log", self.vif));
                 let args = [Verb::Setup.word().into(), COMPARATOR.into()];
                 // By its name, for people who look at processes; by what it is if the name is another's.
                 let this = env::current_exe().ok().filter(|path| path.exists());
-                detach::spawn(&this.unwrap_or_else(|| "/proc/self/exe".into()), &args, &log)?
+                detach::spawn(&this.unwrap_or_else(|| "/proc/self/exe".into()), &args, &self.spec)?
             }
         };
         lines.iter().for_each(|line| tracing::debug!("{line}"));

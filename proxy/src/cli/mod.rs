@@ -13,6 +13,7 @@ mod top;
 
 use clap::{Parser, Subcommand};
 use colo_proxy::control::status::NodeStatus;
+use colo_proxy::privilege::{self, Capability};
 use colo_proxy::setup;
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -82,6 +83,15 @@ fn unattended(run: &Path) -> Vec<NodeStatus> {
     setup::unattended(run).unwrap_or_else(|error| {
         complain(&error);
         Vec::new()
+    })
+}
+
+/// Whether we may change what is set up here; says so if not. Without that, what is there may look as if
+/// it were not.
+fn may_change() -> Result<(), ExitCode> {
+    privilege::require(&[Capability::NetAdmin, Capability::Bpf]).map_err(|error| {
+        complain(&format_args!("permission denied: {error}"));
+        ExitCode::from(CANNOT)
     })
 }
 

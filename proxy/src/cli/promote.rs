@@ -1,7 +1,7 @@
 //! `colo-proxy promote`.
 
 use super::live_args::places;
-use super::{CANNOT, complain, finish};
+use super::{CANNOT, complain, finish, may_change};
 use colo_proxy::live::options::{PlaceArgs, VifName};
 use colo_proxy::live::spec::{IfName, Places};
 use colo_proxy::setup::{self, SetupError, Store};
@@ -31,6 +31,9 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(&self) -> ExitCode {
+        if let Err(code) = may_change() {
+            return code;
+        }
         let places = places(&self.places);
         let vifs = match &self.name {
             None => self.vif.iter().map(|vif| vif.interface().clone()).collect(),
@@ -53,6 +56,6 @@ impl Args {
 
 /// The NICs that were set up for a guest.
 fn vifs_of(places: &Places, name: &str) -> Result<Vec<IfName>, SetupError> {
-    let journals = Store::open(places)?.all()?;
+    let journals = Store::open(places)?.all()?.with_warnings();
     Ok(journals.into_iter().filter(|journal| journal.guest == name).map(|journal| journal.vif.name).collect())
 }

@@ -50,7 +50,12 @@ What it is told over the socket of --notify (u32 big-endian length, then text):
 
 Signals: SIGINT and SIGTERM take down what was set up and stop.
 
-Exit codes: 0 stopped by a signal, 1 cannot go on or cannot be set up (then all is as before), 2 wrong usage."
+A guest that cannot be compared any more (its capture tap or a device was deleted) does not stop the
+others: it is reported once, 'colo-proxy status' shows it as failed, and --on-crash says whether its
+output passes from then on. 'colo-proxy run' for it takes it over, beside the process that goes on.
+
+Exit codes: 0 stopped by a signal, 1 cannot be set up (then all is as before), or no guest is left, or
+stopped by a signal after a guest had failed, 2 wrong usage."
 );
 
 pub(super) const SETUP_HELP: &str = examples!(
@@ -118,7 +123,7 @@ fn in_background(spec: &Spec) -> Result<Vec<String>, DetachError> {
         *verb = "run".into();
     }
     args.push("--detached".into());
-    detach::spawn(&program, &args, &spec.places.run.join(spec.file("log")))
+    detach::spawn(&program, &args, spec)
 }
 
 fn with_spec(args: &LiveArgs, act: impl FnOnce(&Spec) -> ExitCode) -> ExitCode {

@@ -60,8 +60,8 @@ impl Which {
 
     /// What those that are meant say, and what went wrong with others.
     pub(super) fn look(&self, orphans: Orphans<'_>) -> Result<(Vec<NodeStatus>, Vec<String>), ClientError> {
-        let mut survey = Survey::take(&self.run_dir, orphans)?;
-        let silent = survey.silent.drain(..).map(|error| error.to_string()).collect();
+        let survey = Survey::take(&self.run_dir, orphans)?;
+        let silent = survey.silent.iter().map(|error| error.to_string()).collect();
         Ok((survey.nodes(&self.wanted())?, silent))
     }
 }

@@ -1,6 +1,6 @@
 //! `colo-proxy teardown`.
 
-use super::finish;
+use super::{finish, may_change};
 use super::live_args::places;
 use colo_proxy::live::options::{PlaceArgs, VifName};
 use colo_proxy::setup::{self, Which};
@@ -39,6 +39,9 @@ impl Args {
     }
 
     pub(super) fn run(&self) -> ExitCode {
+        if let Err(code) = may_change() {
+            return code;
+        }
         finish(setup::teardown(&places(&self.places), &self.which()))
     }
 }

@@ -74,6 +74,14 @@ pub enum ClientError {
         /// Who runs.
         running: Names,
     },
+    /// Somebody is there who could be meant, and does not say.
+    #[error("cannot tell who runs here{wanted}: {}", why.join("; "))]
+    Unheard {
+        /// Whom it was about.
+        wanted: Wanted,
+        /// Why they do not say.
+        why: Vec<String>,
+    },
     /// Several could be meant.
     #[error("which guest? Running: {0}; choose one with --name or --vif")]
     Several(Names),
@@ -81,7 +89,7 @@ pub enum ClientError {
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        ErrorKind::PermissionDenied => "only the user it runs as may talk to it, try as root",
+        ErrorKind::PermissionDenied => "only the user it runs as may talk to it; try as root (sudo)",
         ErrorKind::ConnectionRefused => "the process is gone and left its socket behind",
         ErrorKind::WouldBlock | ErrorKind::TimedOut => "the process hangs or is very busy, look at its log",
         _ => "look at the process's log",
@@ -235,14 +243,14 @@ impl Survey {
 
     /// What they say of those that are meant, running ones first.
     pub fn nodes(self, wanted: &Wanted) -> Result<Vec<NodeStatus>, ClientError> {
-        let running = self.names();
+        let nobody = self.nobody(wanted);
         let all = self.running.into_iter().map(|one| one.status).chain(self.orphans);
         let nodes: Vec<NodeStatus> = match wanted {
             Wanted::Any => all.collect(),
             _ => all.filter_map(|node| wanted.of(node)).collect(),
         };
         if nodes.is_empty() && *wanted != Wanted::Any {
-            return Err(ClientError::Nobody { wanted: wanted.clone(), running });
+            return Err(nobody);
         }
         Ok(nodes)
     }
@@ -259,8 +267,17 @@ impl Survey {
         let all: Vec<(&Path, &str)> = all.collect();
         match all[..] {
             [only] => Ok(only),
-            [] => Err(ClientError::Nobody { wanted: wanted.clone(), running: self.names() }),
+            [] => Err(self.nobody(wanted)),
             _ => Err(ClientError::Several(self.names())),
+        }
+    }
+
+    /// That none of those who answered is meant. One who does not answer may be.
+    fn nobody(&self, wanted: &Wanted) -> ClientError {
+        let wanted = wanted.clone();
+        match &self.silent[..] {
+            [] => ClientError::Nobody { wanted, running: self.names() },
+            silent => ClientError::Unheard { wanted, why: silent.iter().map(ToString::to_string).collect() },
         }
     }
 

@@ -44,6 +44,9 @@ fn render_guest(out: &mut String, node: &NodeStatus, guest: &GuestStatus) -> fmt
         0 => writeln!(out, " (no process runs)"),
         pid => writeln!(out, " (pid {pid}, version {}, up {})", clean(&node.version), Millis(node.uptime_ms)),
     }?;
+    if let Some(failure) = &guest.failure {
+        writeln!(out, "  failed: {}", clean(failure))?;
+    }
     if let Some(waiting) = &guest.waiting_for {
         writeln!(out, "  waits for: {}", clean(waiting))?;
     }

@@ -25,7 +25,8 @@ pub struct GuestStatus {
     pub name: String,
     /// `primary`, `secondary` or `promoted`.
     pub role: String,
-    /// `protected`, `periodic`, `unprotected`, or `following` on a secondary.
+    /// `protected`, `periodic`, `unprotected`, or `following` on a secondary; `failed` where the process
+    /// cannot go on with this guest.
     pub state: String,
     /// What has to happen before it goes on, in words; none when nothing is missing.
     pub waiting_for: Option<String>,
@@ -35,6 +36,9 @@ pub struct GuestStatus {
     pub checkpoints: CheckpointStatus,
     /// Its NICs.
     pub nics: Vec<NicStatus>,
+    /// Why it has failed, if it has.
+    #[serde(default)]
+    pub failure: Option<String>,
 }
 
 /// How it stands with checkpoints.

@@ -62,6 +62,14 @@ impl Pins {
         }
     }
 
+    /// Removes the folders whose name begins like this, but for some.
+    pub(crate) fn sweep(&self, prefix: &str, but: &[&Path]) -> Result<(), DatapathError> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let ours = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()));
+        let left = ours.map(|entry| entry.path()).filter(|path| !but.contains(&path.as_path()));
+        left.map(|path| remove(&path)).fold(Ok(()), Result::and)
+    }
+
     /// Removes the namespace's folder, and those above it, if nothing is left in them.
     pub fn tidy(&self) {
         let mut folder = Some(self.root.as_path());

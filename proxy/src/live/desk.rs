@@ -1,19 +1,21 @@
 //! Answers what the control socket is asked, by asking the guests' threads.
 
-use super::mailbox::{AskError, Handle};
+use super::mailbox::{AskError, Failure, Handle};
+use super::spec::{OnCrash, Places};
 use crate::control::protocol::{Answer, Handler, Refusal, Request};
 use crate::control::status::NodeStatus;
 use crate::engine::Cause;
+use crate::setup::{Owner, Store};
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Makes the handler. A byte on `stop` is what SIGTERM is.
-pub(super) fn handler(guests: Vec<Handle>, stop: UnixStream) -> Handler {
+pub(super) fn handler(guests: Vec<Handle>, places: Places, stop: UnixStream) -> Handler {
     let began = Instant::now();
     Arc::new(move |request| match request {
-        Request::Status {} => status(&guests, began),
+        Request::Status {} => status(&guests, &places, began),
         Request::Promote { guest } => {
             let guest = choose(&guests, guest.as_deref())?;
             match guest.promote().map_err(failed)? {
@@ -36,8 +38,23 @@ pub(super) fn handler(guests: Vec<Handle>, stop: UnixStream) -> Handler {
     })
 }
 
-fn status(guests: &[Handle], began: Instant) -> Result<Answer, Refusal> {
-    let each: Result<Vec<_>, _> = guests.iter().map(Handle::status).collect();
+/// Whether a guest is still this process's to speak of. One that failed is not once another process has
+/// taken it over, or somebody has torn it down.
+fn is_ours(guest: &Handle, places: &Places) -> bool {
+    let Some(Failure { status, on_crash }) = guest.failed() else { return true };
+    let journal = || {
+        let vif = status.nics.first()?.vif.parse().ok()?;
+        Store::open(places).ok()?.get(&vif).ok()?
+    };
+    match journal() {
+        Some(journal) => journal.owner == Some(Owner::this()),
+        None => *on_crash == OnCrash::Open,
+    }
+}
+
+fn status(guests: &[Handle], places: &Places, began: Instant) -> Result<Answer, Refusal> {
+    let ours = guests.iter().filter(|guest| is_ours(guest, places));
+    let each: Result<Vec<_>, _> = ours.map(Handle::status).collect();
     Ok(Answer::Status(Box::new(NodeStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),

@@ -8,6 +8,9 @@
 //!   done                        goes on until teardown
 //! ```
 
+use super::spec::Spec;
+use crate::setup::{SetupError, Store};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, set_parent_process_death_signal, setsid};
 use rustix::stdio::dup2_stdout;
 use std::ffi::OsString;
@@ -39,18 +42,30 @@ pub enum DetachError {
     /// It ended before it was ready.
     #[error("{0}")]
     Ended(String),
+    /// There is no place for its log.
+    #[error(transparent)]
+    Place(#[from] SetupError),
 }
 
 /// The longest log that is kept of the process before.
 const OLD_LOG: u64 = 1 << 20;
 
-/// Starts `program` with `args`, which make it call [`ready`], and waits until it does. Gives the
-/// lines that it said.
-pub fn spawn(program: &Path, args: &[OsString], log: &Path) -> Result<Vec<String>, DetachError> {
-    let logged = |error| DetachError::Log { path: log.to_owned(), error };
-    if let Some(folder) = log.parent() {
-        fs::create_dir_all(folder).map_err(logged)?;
+/// Starts `program` with `args`, which make it protect this and call [`ready`], and waits until it does.
+/// Gives the lines that it said. Its log is beside its control socket until it is torn down.
+pub fn spawn(program: &Path, args: &[OsString], spec: &Spec) -> Result<Vec<String>, DetachError> {
+    let store = Store::open(&spec.places)?;
+    let log = store.folder().join(spec.file("log"));
+    let outcome = spawn_with(program, args, &log);
+    if matches!(outcome, Err(DetachError::Ended(_))) {
+        // What it said is said again by who asked for it.
+        let _ = fs::remove_file(&log);
     }
+    store.tidy()?;
+    outcome
+}
+
+fn spawn_with(program: &Path, args: &[OsString], log: &Path) -> Result<Vec<String>, DetachError> {
+    let logged = |error| DetachError::Log { path: log.to_owned(), error };
     if fs::metadata(log).is_ok_and(|file| file.len() > OLD_LOG) {
         fs::remove_file(log).map_err(logged)?;
     }
@@ -89,7 +104,15 @@ fn last_words(log: &Path, begin: u64) -> Option<String> {
 /// Until it is [`ready`], this process ends with the command that began it: who interrupts that wants
 /// nothing to be set up.
 pub fn until_ready() -> io::Result<()> {
-    Ok(set_parent_process_death_signal(Some(Signal::TERM))?)
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    // One that was gone before that sends no signal; but nobody reads what we say.
+    let stdout = io::stdout();
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    poll(&mut fds, Some(&Timespec::default()))?;
+    if fds[0].revents().contains(PollFlags::ERR) {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    Ok(())
 }
 
 /// Tells the command that began this process that it runs, and lets go of it.

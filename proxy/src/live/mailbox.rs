@@ -8,12 +8,13 @@
 
 use crate::control::status::GuestStatus;
 use crate::engine::{Cause, Mode};
+use crate::live::spec::OnCrash;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -49,8 +50,8 @@ pub(super) enum Want {
 /// A guest's thread that cannot be asked.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum AskError {
-    /// It has ended.
-    #[error("the guest's thread has ended")]
+    /// It has ended: it was stopped, or the guest has failed, and then its status says why.
+    #[error("the guest is not looked after any more; 'colo-proxy status' says why")]
     Gone,
     /// It has too much to do.
     #[error("the guest's thread does not answer; is the machine overloaded?")]
@@ -65,6 +66,17 @@ pub struct Handle {
     wake: Arc<UnixStream>,
     /// Not a want among others: it must never find the mailbox full.
     stop: Arc<AtomicBool>,
+    /// What is to be said of it once it cannot go on.
+    failure: Arc<OnceLock<Failure>>,
+}
+
+/// A guest that could not go on.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// How it stood, and why.
+    pub(super) status: GuestStatus,
+    /// What became of its NICs.
+    pub(super) on_crash: OnCrash,
 }
 
 /// The other end.
@@ -82,7 +94,7 @@ pub(super) fn mailbox(name: &str) -> io::Result<(Handle, Mailbox)> {
     wake.set_nonblocking(true)?;
     woken.set_nonblocking(true)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let handle = Handle { name: name.into(), sender, wake: Arc::new(wake), stop: Arc::clone(&stop) };
+    let handle = Handle { name: name.into(), sender, wake: Arc::new(wake), stop: Arc::clone(&stop), failure: Arc::default() };
     Ok((handle, Mailbox { receiver, wake: woken, stop }))
 }
 
@@ -118,9 +130,26 @@ impl Handle {
         })
     }
 
-    /// How it stands.
+    /// How it stands. One that has failed is in the state `failed` from then on.
     pub fn status(&self) -> Result<GuestStatus, AskError> {
-        self.ask(Want::Status)
+        let asked = if self.failure.get().is_none() { self.ask(Want::Status) } else { Err(AskError::Gone) };
+        // It may have failed while it was asked.
+        asked.or_else(|error| self.failure.get().map(|failure| failure.status.clone()).ok_or(error))
+    }
+
+    /// Why the guest could not go on; none while it does. A VMM looks at this now and then, and when a
+    /// call says [`AskError::Gone`]: nobody asks for checkpoints of such a guest any more.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get()?.status.failure.as_deref()
+    }
+
+    pub(super) fn failed(&self) -> Option<&Failure> {
+        self.failure.get()
+    }
+
+    pub(super) fn fail(&self, failure: Failure) {
+        // The first one counts.
+        let _ = self.failure.set(failure);
     }
 
     /// Asks for a checkpoint, as an operator or a timer does.
@@ -128,17 +157,23 @@ impl Handle {
         self.tell(Want::Checkpoint(cause))
     }
 
-    /// The primary's state is captured: what it sends from here on is of the next epoch.
+    /// The primary's state is captured: what it sends from here on is of the next epoch. To be said
+    /// while the primary's guest stands still, before it goes on. Nothing is to be said to the
+    /// secondary's handle.
     pub fn checkpoint_begin(&self) -> Result<(), AskError> {
         self.tell(Want::Begin)
     }
 
-    /// The checkpoint is complete on the secondary (primary), or applied (secondary).
+    /// On the secondary's handle: the guest was made equal to the primary, and has not gone on yet. On
+    /// the primary's, after that: the checkpoint is complete, and what was held of the epoch that it
+    /// ends leaves. Without a [`checkpoint_begin`](Self::checkpoint_begin) before it, it counts as
+    /// captured now.
     pub fn checkpoint_done(&self) -> Result<(), AskError> {
         self.tell(Want::Done)
     }
 
-    /// The checkpoint came to nothing.
+    /// On the primary's handle: the checkpoint came to nothing. What is held stays held, both guests are
+    /// still of the epoch that was to end, and a new [`Request`](super::Request) comes if one is needed.
     pub fn checkpoint_failed(&self) -> Result<(), AskError> {
         self.tell(Want::Failed)
     }
@@ -148,7 +183,8 @@ impl Handle {
         self.tell(Want::Mode(mode))
     }
 
-    /// Lets the guest serve. The inner error says why it cannot.
+    /// Lets a secondary's guest serve: its output goes to its bridge, and it is announced. The inner
+    /// value says what was announced, or why it cannot serve.
     pub fn promote(&self) -> Result<Result<String, String>, AskError> {
         self.ask(Want::Promote)
     }

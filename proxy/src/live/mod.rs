@@ -107,6 +107,9 @@ pub enum LiveError {
     #[error(transparent)]
     Privilege(#[from] PrivilegeError),
     /// A guest's thread ended without being told.
-    #[error("the thread of {0} ended by a fault of the program's own; its NICs are torn down")]
+    #[error("the thread of {0} ended by a fault of the program's own; report it, with what was logged before")]
     Panicked(String),
+    /// Guests had failed, and that was reported, while others went on.
+    #[error("stopped with guests that had failed before, as was reported then: {0}")]
+    FailedBefore(String),
 }

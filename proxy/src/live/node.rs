@@ -5,16 +5,18 @@ use super::performers::{Performers, Request};
 use super::primary::Primary;
 use super::secondary::Secondary;
 use super::spec::{Guest, Mode, OnCrash, Places, Spec, Start};
-use super::{Handle, LiveError, desk, detach};
+use super::mailbox::Failure;
+use super::{Handle, LiveError, desk, detach, report};
 use crate::control::listener::{Listener, MetricsListener};
 use crate::control::server::Server;
 use crate::privilege::{self, Capability};
-use crate::setup::{Charge, Installed, Store, install};
+use crate::setup::{Charge, Installed, Journal, Store, abandon, install};
 use crate::signals::Signals;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
 use std::thread::{self, JoinHandle};
 
@@ -23,14 +25,15 @@ use std::thread::{self, JoinHandle};
 pub struct Node {
     places: Places,
     running: Vec<Running>,
-    /// Closed by threads that end.
+    /// A byte from each thread that ends.
     ended: UnixStream,
 }
 
 #[derive(Debug)]
 struct Running {
     handle: Handle,
-    on_crash: OnCrash,
+    /// Whether its failure was reported while others went on.
+    told: bool,
     thread: JoinHandle<(Vec<Installed>, Result<(), LiveError>)>,
 }
 
@@ -89,20 +92,22 @@ impl Node {
         let system = |what| move |error| LiveError::System { what, error };
         let (ended, end) = UnixStream::pair().map_err(system("make a socket pair"))?;
         let mut running = Vec::with_capacity(ready.len());
-        for Ready { guest, installed, performers, handle, mailbox } in ready {
-            let on_crash = guest.on_crash;
+        ended.set_nonblocking(true).map_err(system("prepare a socket"))?;
+        for one in ready {
+            let handle = one.handle.clone();
             let end = end.try_clone().map_err(system("copy a socket"))?;
-            let name = format!("guest {}", guest.name);
+            let name = format!("guest {}", handle.name());
+            let places = places.clone();
             let thread = thread::Builder::new()
                 .name(name)
                 .spawn(move || {
-                    let outcome = follow(guest, installed, performers, mailbox);
+                    let outcome = follow(one, &places);
                     // A byte for the main thread, which may wait for something else.
                     let _ = (&end).write(&[1]);
                     outcome
                 })
                 .map_err(system("start a thread"))?;
-            running.push(Running { handle, on_crash, thread });
+            running.push(Running { handle, told: false, thread });
         }
         Ok(Self { places: places.clone(), running, ended })
     }
@@ -112,16 +117,17 @@ impl Node {
         self.running.iter().map(|running| &running.handle)
     }
 
-    /// Stops all guests' threads and leaves no trace, but for guests whose thread has failed and whose
-    /// output is not to leave then. What is held is never released.
+    /// Stops all guests' threads and leaves no trace, but for guests that have failed and whose output
+    /// is not to leave then. What is held is never released. To be called in the network namespace in
+    /// which the guests were prepared. The error is the first guest's that has failed, if one has.
     pub fn stop(self) -> Result<(), LiveError> {
         self.running.iter().for_each(|running| running.handle.stop());
         let mut first = Ok(());
         let mut installed = Vec::new();
-        for Running { handle, on_crash, thread } in self.running {
+        let mut before = Vec::new();
+        for Running { handle, told, thread } in self.running {
             match thread.join() {
-                // A guest that cannot be compared any more is as one whose comparator died.
-                Ok((_, Err(error))) if on_crash == OnCrash::Closed => first = first.and(Err(error)),
+                Ok((_, Err(_))) if told => before.push(handle.name().to_owned()),
                 Ok((mut nics, outcome)) => {
                     installed.append(&mut nics);
                     first = first.and(outcome);
@@ -130,11 +136,27 @@ impl Node {
             }
         }
         let removed = remove(installed, &self.places);
-        first.and(removed)
+        let before = if before.is_empty() { Ok(()) } else { Err(LiveError::FailedBefore(before.join(", "))) };
+        first.and(removed).and(before)
     }
 
-    /// Waits until a signal says to stop, or a thread ends. `report` is called for SIGUSR1.
-    fn wait(&self, signals: &Signals, asked: &UnixStream, mut report: impl FnMut()) -> Result<(), LiveError> {
+    /// Reports guests that have failed, if others go on. Whether one does.
+    fn go_on(&mut self) -> bool {
+        while matches!((&self.ended).read(&mut [0; 64]), Ok(1..)) {}
+        if self.running.iter().all(|running| running.handle.failed().is_some()) {
+            return false;
+        }
+        for running in self.running.iter_mut().filter(|running| !running.told) {
+            if let Some(why) = running.handle.failure() {
+                running.told = true;
+                tracing::error!("{}: {why}; the other guests go on", running.handle.name());
+            }
+        }
+        true
+    }
+
+    /// Waits until a signal says to stop, or no guest is left. `report` is called for SIGUSR1.
+    fn wait(&mut self, signals: &Signals, asked: &UnixStream, report: impl Fn(&Self)) -> Result<(), LiveError> {
         loop {
             let [stop, status] = signals.fds();
             let mut fds = [
@@ -147,11 +169,11 @@ impl Node {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(LiveError::Poll(error.into())),
             }
-            let ended = fds[2..].iter().any(|fd| !fd.revents().is_empty());
+            let [ended, asked_to_stop] = [2, 3].map(|at| !fds[at].revents().is_empty());
             if signals.report() {
-                report();
+                report(self);
             }
-            if ended || signals.stop() {
+            if signals.stop() || asked_to_stop || ended && !self.go_on() {
                 return Ok(());
             }
         }
@@ -180,24 +202,47 @@ fn prepare(
     Ok(Ready { guest: guest.clone(), installed, performers, handle, mailbox })
 }
 
-fn follow(
-    guest: Guest,
-    installed: Vec<Installed>,
-    performers: Performers,
-    mailbox: Mailbox,
-) -> (Vec<Installed>, Result<(), LiveError>) {
-    match guest.mode {
+/// What becomes of a guest's NICs when it cannot be looked after any more. A secondary's that was let go
+/// would answer beside the primary's.
+pub(super) fn leaves(guest: &Guest) -> OnCrash {
+    if guest.mode == Mode::Secondary { OnCrash::Closed } else { guest.on_crash }
+}
+
+/// A guest's thread. What it gives back is to be taken down; one that fails has nothing left.
+fn follow(ready: Ready, places: &Places) -> (Vec<Installed>, Result<(), LiveError>) {
+    let Ready { guest, installed, performers, handle, mailbox } = ready;
+    let journals: Vec<Journal> = installed.iter().map(|one| one.journal.clone()).collect();
+    let fail = |why: String| {
+        let on_crash = leaves(&guest);
+        handle.fail(Failure { status: report::failed(&guest, &journals, why), on_crash });
+    };
+    let work = || match guest.mode {
         Mode::Primary => {
-            let mut primary = Primary::new(guest, installed, performers, mailbox);
-            let outcome = primary.run();
+            let mut primary = Primary::new(guest.clone(), installed, performers, mailbox);
+            let outcome = primary.run().inspect_err(|error| fail(error.to_string()));
             (primary.into_installed(), outcome)
         }
         Mode::Secondary => {
-            let mut secondary = Secondary::new(guest, installed, performers, mailbox);
-            let outcome = secondary.run();
+            let mut secondary = Secondary::new(guest.clone(), installed, performers, mailbox);
+            let outcome = secondary.run().inspect_err(|error| fail(error.to_string()));
             (secondary.into_installed(), outcome)
         }
+    };
+    // A fault of the program's own in what is done for one guest is no reason to leave the others.
+    let error = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok((installed, Ok(()))) => return (installed, Ok(())),
+        Ok((installed, Err(error))) => {
+            drop(installed);
+            error
+        }
+        Err(_) => LiveError::Panicked(guest.name.clone()),
+    };
+    fail(error.to_string());
+    // From here on it is as one whose comparator died.
+    if let Err(again) = abandon(&journals, leaves(&guest), places, &error.to_string()) {
+        tracing::error!("{}: what was set up cannot be given up: {again}", guest.name);
     }
+    (Vec::new(), Err(error))
 }
 
 /// Takes NICs down, the last one first.
@@ -274,7 +319,7 @@ impl Desk {
     fn serve(self, node: &Node) -> Result<(Server, UnixStream), LiveError> {
         let (stopped, stop) =
             UnixStream::pair().map_err(|error| LiveError::System { what: "make a socket pair", error })?;
-        let handler = desk::handler(node.guests().cloned().collect(), stop);
+        let handler = desk::handler(node.guests().cloned().collect(), node.places.clone(), stop);
         Ok((Server::start(self.control, self.metrics, handler)?, stopped))
     }
 }
@@ -298,8 +343,8 @@ pub fn run(spec: &Spec, attendance: Attendance) -> Result<(), LiveError> {
         }
     };
     let lines = prepared.describe();
-    let node = prepared.launch()?;
-    let outcome = attend(&node, desk, attendance, &lines, &signals);
+    let mut node = prepared.launch()?;
+    let outcome = attend(&mut node, desk, attendance, &lines, &signals);
     let vifs: Vec<&str> =
         spec.guests.iter().flat_map(|guest| &guest.nics).map(|nic| nic.vif.as_str()).collect();
     let stopped = node.stop();
@@ -315,7 +360,7 @@ fn say(line: &str) {
 }
 
 fn attend(
-    node: &Node,
+    node: &mut Node,
     desk: Desk,
     attendance: Attendance,
     lines: &[String],
@@ -324,10 +369,11 @@ fn attend(
     let (_server, stop) = desk.serve(node)?;
     match attendance {
         Attendance::Foreground => lines.iter().for_each(|line| say(line)),
-        // Who began us may be gone already.
-        Attendance::Detached => drop(detach::ready(lines)),
+        // Who began us is gone, and has told nobody that it was done.
+        Attendance::Detached if detach::ready(lines).is_err() => return Ok(()),
+        Attendance::Detached => {}
     }
-    node.wait(signals, &stop, || {
+    node.wait(signals, &stop, |node| {
         for guest in node.guests() {
             if let Ok(status) = guest.status() {
                 say(&serde_json::to_string(&status).unwrap_or_default());

@@ -6,6 +6,7 @@ use crate::control::status::{CheckpointStatus, DelayStatus, FlowStatus, GuestSta
 use crate::datapath::Slots;
 use crate::engine::{Cause, Mode, Nanos, Side};
 use crate::link::Netlink;
+use crate::live::spec::{Guest, Mode as NodeMode, OnCrash};
 use crate::setup::{Installed, Journal};
 use colo_ebpf_shared::layout::{Counter, Role};
 use std::collections::BTreeMap;
@@ -33,6 +34,30 @@ pub(super) fn primary(guest: &Primary, now: Nanos) -> GuestStatus {
         epoch: guest.nics.first().map_or(0, |nic| nic.engine.epoch().0),
         checkpoints: checkpoints(guest, now),
         nics: guest.nics.iter().map(|one| nic(one, now)).collect(),
+        failure: None,
+    }
+}
+
+/// That of one whose thread cannot go on.
+pub(super) fn failed(guest: &Guest, journals: &[Journal], why: String) -> GuestStatus {
+    let slot = |journal: &Journal| Slots::open(&journal.forward_folder).ok();
+    let first = journals.first().and_then(|journal| slot(journal)?.get(journal.index.get()).ok());
+    let what_now = match super::node::leaves(guest) {
+        OnCrash::Open => "'colo-proxy run' to be protected again: the guest goes on unprotected",
+        OnCrash::Closed if guest.mode == NodeMode::Secondary => {
+            "'colo-proxy run' or 'colo-proxy teardown': the guest follows, but is told of no checkpoint"
+        }
+        OnCrash::Closed => "'colo-proxy run' or 'colo-proxy teardown': nothing that the guest sends leaves",
+    };
+    GuestStatus {
+        name: guest.name.clone(),
+        role: guest.mode.to_string(),
+        state: "failed".into(),
+        waiting_for: Some(what_now.into()),
+        epoch: first.map_or(0, |slot| u64::from(slot.epoch)),
+        nics: journals.iter().map(|journal| kernel(journal, slot(journal).as_ref())).collect(),
+        failure: Some(why),
+        ..GuestStatus::default()
     }
 }
 
@@ -134,6 +159,7 @@ pub(super) fn secondary(guest: &Secondary, _now: Nanos) -> GuestStatus {
             ..CheckpointStatus::default()
         },
         nics: guest.nics.iter().map(follower).collect(),
+        failure: None,
     }
 }
 

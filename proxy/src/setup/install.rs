@@ -23,10 +23,11 @@ pub struct Installed {
     pub slots: Slots,
     /// The maps of this NIC.
     pub maps: NicMaps,
+    /// Links that end with this process. They go before the tap that they send to: in between,
+    /// frames would be lost.
+    held: Vec<FdLink>,
     /// Where the comparator reads and writes; a secondary has none.
     pub capture: Option<Tap>,
-    /// Links that end with this process.
-    held: Vec<FdLink>,
 }
 
 /// Who is in charge of a NIC that is being set up.
@@ -77,6 +78,7 @@ pub fn install(
         // What the vif was a port of before all this is what it goes back to.
         steps: left.iter().flat_map(|left| &left.steps).filter(|step| is_port(step)).cloned().collect(),
         replaces: left.clone().map(Box::new),
+        abandoned: None,
     };
     let mut work =
         Work { store: &store, netlink: &mut netlink, guest, nic, devices: &devices, journal, slot: None };
@@ -109,12 +111,11 @@ fn give_up(
     journal.replaces = None;
     let inherited = left.steps.iter().filter(|step| is_port(step)).count();
     journal.steps.drain(..inherited.min(journal.steps.len()));
-    let same_slot = left.forward == journal.forward && left.index == journal.index;
-    if same_slot {
+    // A slot that was the dead one's is its again. One that was not is freed like any other: it may
+    // have the same number, where somebody else had it in between.
+    if let Some(slot) = slot {
         journal.steps.retain(|step| *step != Step::Slot);
-        if let Some(slot) = slot {
-            Slots::open(&journal.forward_folder)?.set(journal.index.get(), &slot)?;
-        }
+        Slots::open(&journal.forward_folder)?.set(journal.index.get(), &slot)?;
     }
     let mut first = undo_steps(&journal, netlink);
     store.put(&left)?;
@@ -168,15 +169,15 @@ fn take_over(
 ) -> Result<Option<Journal>, SetupError> {
     let Some(left) = store.get(&nic.vif)? else { return Ok(None) };
     let same_device = left.vif.number == devices.vif.index;
-    match left.owner {
-        Some(owner) if owner.is_alive() && owner != Owner::this() => {
+    match left.keeper() {
+        Some(owner) if owner != Owner::this() => {
             return Err(SetupError::Busy { vif: nic.vif.clone(), pid: owner.pid });
         }
-        Some(owner) if owner == Owner::this() => {
+        Some(_) => return Err(SetupError::SetUpAlready { vif: nic.vif.clone() }),
+        None if left.owner.is_none() && same_device => {
             return Err(SetupError::SetUpAlready { vif: nic.vif.clone() });
         }
-        None if same_device => return Err(SetupError::SetUpAlready { vif: nic.vif.clone() }),
-        _ => {}
+        None => {}
     }
     let who = left.owner.map_or("nobody".to_owned(), |owner| format!("process {}", owner.pid));
     tracing::info!("{}: taking over what {who} left ({})", nic.vif, guest.name);
@@ -376,7 +377,10 @@ impl Work<'_> {
     ) -> Result<(), SetupError> {
         let hook = Hook::best();
         // The capture tap goes with this process, and so may its program.
-        let outlives = self.guest.on_crash == OnCrash::Closed || self.journal.owner.is_none();
+        // A secondary's guest that was let go would answer beside the primary's.
+        let outlives = self.guest.on_crash == OnCrash::Closed
+            || self.guest.mode == Mode::Secondary
+            || self.journal.owner.is_none();
         let pinned = place != Place::CaptureIngress && outlives;
         let pin = pinned.then(|| self.journal.nic_folder.join(place.program()));
         if let (Some(pin), Hook::Tcx) = (&pin, hook) {

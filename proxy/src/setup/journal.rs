@@ -7,6 +7,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// An interface: its number is what counts, its name is for people.
@@ -71,6 +72,16 @@ pub struct Journal {
     /// The set-up of a process that died, until this one is in its place. Who undoes this one before
     /// that undoes both.
     pub replaces: Option<Box<Journal>>,
+    /// Why the process in charge has given the NIC up, if it has while it goes on with others.
+    #[serde(default)]
+    pub abandoned: Option<String>,
+}
+
+impl Journal {
+    /// The process that looks after the NIC; none if there is none any more, or never was.
+    pub fn keeper(&self) -> Option<Owner> {
+        self.owner.filter(|owner| self.abandoned.is_none() && owner.is_alive())
+    }
 }
 
 /// The journal of a forward device that at least one NIC uses.
@@ -94,10 +105,41 @@ pub struct Store {
     folder: PathBuf,
 }
 
-/// Held while a command sets up or tears down.
+/// All journals of NICs there are, by vif.
+#[derive(Debug, Default)]
+pub struct Journals {
+    /// Those that can be read.
+    pub readable: Vec<Journal>,
+    /// The others, with what is wrong with each.
+    pub unreadable: Vec<(PathBuf, SetupError)>,
+}
+
+impl Journals {
+    /// Those that can be read, and a warning for each of the others.
+    pub fn with_warnings(self) -> Vec<Journal> {
+        self.unreadable.iter().for_each(|(_, error)| tracing::warn!("{error}"));
+        self.readable
+    }
+}
+
+/// Held while a command sets up or tears down. Who leaves nothing else behind takes it along, and the
+/// folder too.
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: File,
+    path: PathBuf,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let Some(folder) = self.path.parent() else { return };
+        let is_lock = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.path() == self.path);
+        if fs::read_dir(folder).is_ok_and(|mut entries| entries.all(is_lock)) {
+            // Where one of these fails, a file or a folder stays that bothers nobody.
+            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_dir(folder);
+        }
+    }
 }
 
 impl Store {
@@ -127,19 +169,32 @@ impl Store {
         &self.folder
     }
 
+    /// Removes the folder if nothing is in it.
+    pub(crate) fn tidy(&self) -> Result<(), SetupError> {
+        self.lock().map(drop)
+    }
+
     /// Waits until no other command changes anything.
     pub(super) fn lock(&self) -> Result<Lock, SetupError> {
         let path = self.folder.join("lock");
-        let open = File::options().create(true).append(true).open(&path);
-        let lock = open.and_then(|file| {
-            flock(&file, FlockOperation::LockExclusive)?;
-            Ok(Lock { _file: file })
-        });
-        lock.map_err(file("lock", &path))
+        loop {
+            fs::create_dir_all(&self.folder).map_err(file("make the folder", &self.folder))?;
+            let file_of_lock = match File::options().create(true).append(true).open(&path) {
+                // Who held it has just taken the folder along.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(file("open", &path))?,
+            };
+            flock(&file_of_lock, FlockOperation::LockExclusive).map_err(|error| file("lock", &path)(error.into()))?;
+            // A lock that was taken along while we waited for it locks nothing.
+            let ours = file_of_lock.metadata().map_err(file("look at", &path))?;
+            if fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+                return Ok(Lock { _file: file_of_lock, path });
+            }
+        }
     }
 
-    /// All journals, by vif. One that cannot be read is an error, not nothing.
-    pub fn all(&self) -> Result<Vec<Journal>, SetupError> {
+    /// All journals, by vif.
+    pub fn all(&self) -> Result<Journals, SetupError> {
         let entries = fs::read_dir(&self.folder).map_err(file("read", &self.folder))?;
         let mut names: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -149,19 +204,31 @@ impl Store {
             })
             .collect();
         names.sort();
-        names.iter().filter_map(|path| read(path).transpose()).collect()
+        let mut all = Journals::default();
+        for path in names {
+            match read(&path) {
+                Ok(journal) => all.readable.extend(journal),
+                Err(error) => all.unreadable.push((path, error)),
+            }
+        }
+        Ok(all)
     }
 
     /// Whether a NIC other than this one uses a forward device. A journal that cannot be read may be
     /// one that does.
     pub(super) fn is_shared(&self, forward: u32, vif: &Device) -> bool {
-        match self.all() {
-            Ok(all) => all.iter().any(|other| other.forward.number == forward && other.vif != *vif),
+        let all = match self.all() {
+            Ok(all) => all,
             Err(error) => {
                 tracing::warn!("{error}; the forward device is left as it is");
-                true
+                return true;
             }
+        };
+        let shared = all.readable.iter().any(|other| other.forward.number == forward && other.vif != *vif);
+        for (_, error) in all.unreadable.iter().filter(|_| !shared) {
+            tracing::warn!("{error}; until then the forward device is left as it is");
         }
+        shared || !all.unreadable.is_empty()
     }
 
     /// The journal of a vif.
@@ -183,6 +250,16 @@ impl Store {
 
     pub(super) fn put_forward(&self, journal: &ForwardJournal) -> Result<(), SetupError> {
         write(&self.forward_file(journal.device.number), journal)
+    }
+
+    /// The journals of all forward devices. One that cannot be read counts as none.
+    pub(super) fn forwards(&self) -> Vec<ForwardJournal> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let number = |entry: fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            name.strip_prefix("forward-")?.strip_suffix(".json")?.parse().ok()
+        };
+        entries.filter_map(number).filter_map(|number| self.forward(number).ok()?).collect()
     }
 
     pub(super) fn remove_forward(&self, number: u32) -> Result<(), SetupError> {

@@ -11,6 +11,7 @@
 //! forward device rather than to one NIC has a journal of its own, and goes with the last NIC. All
 //! of it happens under one lock, so that two commands do not mix.
 
+mod abandon;
 mod announce;
 mod install;
 mod journal;
@@ -21,8 +22,9 @@ mod teardown;
 mod unattended;
 mod undo;
 
+pub(crate) use abandon::abandon;
 pub use install::{BeforeStep, Charge, Installed, install};
-pub use journal::{Device, Journal, Store};
+pub use journal::{Device, Journal, Journals, Store};
 pub use leave::leave;
 pub use owner::Owner;
 pub use promote::promote;
@@ -117,7 +119,10 @@ pub enum SetupError {
         error: io::Error,
     },
     /// A journal cannot be understood.
-    #[error("{} is not a journal of this version: {why}; if nothing is protected, remove it", path.display())]
+    #[error(
+        "{} is not a journal of this version: {why}; 'colo-proxy teardown --all' removes it with what it stands for",
+        path.display()
+    )]
     Journal {
         /// Which file.
         path: PathBuf,

@@ -2,12 +2,14 @@
 //! that died left behind.
 
 use super::SetupError;
-use super::journal::{Journal, Store};
+use super::journal::{Journal, Step, Store};
 use crate::control::status::{GuestStatus, NodeStatus};
-use crate::datapath::{NicMaps, Slots};
+use crate::datapath::{NicMaps, Place, Slots};
 use crate::live::report;
 use crate::live::spec::{Mode, Places};
 use colo_ebpf_shared::layout::Role;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 /// Looks at what journals below this run directory say.
@@ -16,9 +18,21 @@ pub fn unattended(run: &Path) -> Result<Vec<NodeStatus>, SetupError> {
     if !Store::exists(&places)? {
         return Ok(Vec::new());
     }
-    let alone = |journal: &Journal| journal.owner.is_none_or(|owner| !owner.is_alive());
-    let journals = Store::open(&places)?.all()?;
-    Ok(journals.iter().filter(|journal| alone(journal)).map(node).collect())
+    let journals = Store::open(&places)?.all()?.with_warnings();
+    Ok(journals.iter().filter(|journal| journal.keeper().is_none()).map(node).collect())
+}
+
+fn is_missing(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Whether a step keeps what a guest sends from leaving, even when nobody lives.
+fn holds(step: &Step) -> bool {
+    match step {
+        Step::Pinned(path) => path.ends_with(Place::VifIngress.program()),
+        Step::Filter { place, .. } => *place == Place::VifIngress,
+        _ => false,
+    }
 }
 
 fn node(journal: &Journal) -> NodeStatus {
@@ -30,18 +44,29 @@ fn node(journal: &Journal) -> NodeStatus {
         nic.flows = maps.flows();
         nic.addresses = maps.addresses().iter().map(|known| known.address.to_string()).collect();
     }
+    // Programs that were to end with their process have.
+    let open = journal.mode == Mode::Primary && !journal.steps.iter().any(holds);
     let (shown, state) = match (journal.mode, role) {
+        (Mode::Primary, Role::Primary) if open => ("primary", "unprotected"),
         (Mode::Secondary, Role::Promoted) => ("promoted", "unprotected"),
         (Mode::Secondary, Role::Secondary) => ("secondary", "following"),
         (Mode::Primary, Role::Primary) => ("primary", "abandoned"),
+        // Whoever may not look must not think that there is nothing.
+        (mode, _) if slots.is_none() && !is_missing(&journal.forward_folder.join("nics")) => {
+            (if mode == Mode::Primary { "primary" } else { "secondary" }, "unknown: permission denied, try as root")
+        }
         (mode, _) => (if mode == Mode::Primary { "primary" } else { "secondary" }, "gone"),
     };
     let waiting_for = journal.owner.map(|owner| {
-        format!(
-            "'colo-proxy run' or 'colo-proxy teardown --vif {}': process {} is gone, and nothing leaves \
-             that it held",
-            journal.vif.name, owner.pid
-        )
+        let so = match journal.mode {
+            Mode::Primary if open => "the guest goes on unprotected",
+            Mode::Primary => "nothing that the guest sends leaves",
+            Mode::Secondary if role == Role::Promoted => "the guest serves on",
+            Mode::Secondary => "the guest follows, but is told of no checkpoint",
+        };
+        let Journal { vif, abandoned, .. } = journal;
+        let why = abandoned.as_ref().map_or_else(|| format!("process {} is gone", owner.pid), Clone::clone);
+        format!("'colo-proxy run' or 'colo-proxy teardown --vif {}': {why}, and {so}", vif.name)
     });
     let guest = GuestStatus {
         name: journal.guest.clone(),

@@ -113,7 +113,8 @@ pub(super) fn release_forward(
     store.remove_forward(number)
 }
 
-fn restore_forward(forward: &ForwardJournal, netlink: &mut Netlink) -> Result<(), SetupError> {
+/// Leaves a forward device as it was before its first NIC.
+pub(super) fn restore_forward(forward: &ForwardJournal, netlink: &mut Netlink) -> Result<(), SetupError> {
     match &forward.program {
         Some(Step::Pinned(path)) => unpin(path)?,
         Some(Step::Filter { device, place, priority, handle }) => {
