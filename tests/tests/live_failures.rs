@@ -75,7 +75,9 @@ fn has_failed(lab: &Lab, program: &mut Program) {
     assert_eq!(program.said().matches("cannot read from the capture tap").count(), 1, "{}", program.said());
     assert_eq!(Proxy::of(lab, 1, "primary").status(lab).unwrap().state, "protected");
     assert!(ask_for_checkpoint(lab, "vm1").contains("vm1: a checkpoint is asked for"));
-    assert!(ask_for_checkpoint(lab, "vm0").contains("not looked after any more; 'colo-proxy status' says why"));
+    assert!(
+        ask_for_checkpoint(lab, "vm0").contains("not looked after any more; 'colo-proxy status' says why")
+    );
 }
 
 #[test]
@@ -105,10 +107,9 @@ fn with_on_crash_closed_nothing_of_it_leaves_until_another_process_takes_it_over
     (0..2).for_each(|vm| download(&lab, vm, 1));
     lose_the_second_tap(&lab);
     has_failed(&lab, &mut p);
-    let left = Recorder::of(&lab.p, "uplink", 64, |frame| {
-        frame.outgoing && frame.source() == Some(mac(0, 0))
-    })
-    .unwrap();
+    let left =
+        Recorder::of(&lab.p, "uplink", 64, |frame| frame.outgoing && frame.source() == Some(mac(0, 0)))
+            .unwrap();
     let said = Recorder::of(&lab.pg[0], "eth0", 64, |frame| frame.outgoing).unwrap();
     let mut other = std::thread::scope(|scope| {
         let connecting = scope.spawn(|| download(&lab, 0, 2));

@@ -132,7 +132,7 @@ fn setup_that_is_interrupted_while_its_comparator_starts_sets_nothing_up() {
             let Ok(now) = Snapshot::of(&lab, &lab.p) else { return Ok(None) };
             let left = before.difference(&now).into_iter().filter(|line| !line.contains(".notify"));
             let left: Vec<String> = left.collect();
-            Ok(left.iter().all(|line| line.ends_with(".log") || line.ends_with("/lock")).then_some(()))
+            Ok(left.iter().all(|line| line.ends_with("/vm0.log") || line.ends_with("/lock")).then_some(()))
         })
         .unwrap();
         must(&lab, &lab.p, &["teardown", "--all"]).unwrap();
@@ -161,8 +161,7 @@ fn what_a_killed_process_left_is_spoken_of_as_it_is() {
         ("closed", "abandoned", "and nothing that the guest sends leaves"),
     ] {
         let primary = Proxy::of(&lab, 0, "primary").with(&format!("--on-crash {on_crash}"));
-        let mut live =
-            Live::of(&lab, primary, Proxy::of(&lab, 0, "secondary"), Conduct::Perform).unwrap();
+        let mut live = Live::of(&lab, primary, Proxy::of(&lab, 0, "secondary"), Conduct::Perform).unwrap();
         Visit::download(&lab.client, addresses(0, 0)[0], 1000, 1).unwrap();
         live.p.kill().unwrap();
         let status = live.primary.status(&lab).unwrap();

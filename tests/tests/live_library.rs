@@ -132,7 +132,8 @@ fn a_program_that_embeds_it_is_asked_once_and_its_word_decides_what_leaves() {
     }
     let status = server.status().unwrap();
     assert_eq!((status.checkpoints.completed, status.checkpoints.failed), (1, 1));
-    let follows = stands(&follower, "the secondary has heard of it", |status| status.checkpoints.completed == 1);
+    let follows =
+        stands(&follower, "the secondary has heard of it", |status| status.checkpoints.completed == 1);
     assert_eq!(follows.state, "following");
 
     // An operator's wish reaches the listener like a difference.

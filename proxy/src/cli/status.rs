@@ -61,7 +61,7 @@ impl Which {
     /// What those that are meant say, and what went wrong with others.
     pub(super) fn look(&self, orphans: Orphans<'_>) -> Result<(Vec<NodeStatus>, Vec<String>), ClientError> {
         let survey = Survey::take(&self.run_dir, orphans)?;
-        let silent = survey.silent.iter().map(|error| error.to_string()).collect();
+        let silent = survey.silent.iter().map(ToString::to_string).collect();
         Ok((survey.nodes(&self.wanted())?, silent))
     }
 }

@@ -1,7 +1,7 @@
 //! `colo-proxy teardown`.
 
-use super::{finish, may_change};
 use super::live_args::places;
+use super::{finish, may_change};
 use colo_proxy::live::options::{PlaceArgs, VifName};
 use colo_proxy::setup::{self, Which};
 use std::process::ExitCode;

@@ -65,7 +65,8 @@ impl Pins {
     /// Removes the folders whose name begins like this, but for some.
     pub(crate) fn sweep(&self, prefix: &str, but: &[&Path]) -> Result<(), DatapathError> {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let ours = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()));
+        let ours =
+            entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()));
         let left = ours.map(|entry| entry.path()).filter(|path| !but.contains(&path.as_path()));
         left.map(|path| remove(&path)).fold(Ok(()), Result::and)
     }

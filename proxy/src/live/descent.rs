@@ -79,7 +79,9 @@ fn table() -> BTreeMap<i32, Process> {
 fn ancestry<'a>(process: &'a Process, all: &'a BTreeMap<i32, Process>) -> impl Iterator<Item = &'a Process> {
     let this = getpid().as_raw_nonzero().get();
     // As many as there are: what is looked at one after the other may seem to go round in circles.
-    std::iter::successors(Some(process), |one| all.get(&one.parent)).take(all.len()).take_while(move |one| one.pid != this)
+    std::iter::successors(Some(process), |one| all.get(&one.parent))
+        .take(all.len())
+        .take_while(move |one| one.pid != this)
 }
 
 fn is_below(process: &Process, all: &BTreeMap<i32, Process>) -> bool {

@@ -14,9 +14,9 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -94,7 +94,13 @@ pub(super) fn mailbox(name: &str) -> io::Result<(Handle, Mailbox)> {
     wake.set_nonblocking(true)?;
     woken.set_nonblocking(true)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let handle = Handle { name: name.into(), sender, wake: Arc::new(wake), stop: Arc::clone(&stop), failure: Arc::default() };
+    let handle = Handle {
+        name: name.into(),
+        sender,
+        wake: Arc::new(wake),
+        stop: Arc::clone(&stop),
+        failure: Arc::default(),
+    };
     Ok((handle, Mailbox { receiver, wake: woken, stop }))
 }
 

@@ -1,11 +1,11 @@
 //! All guests of one process, from set-up to teardown.
 
+use super::mailbox::Failure;
 use super::mailbox::{Mailbox, mailbox};
 use super::performers::{Performers, Request};
 use super::primary::Primary;
 use super::secondary::Secondary;
 use super::spec::{Guest, Mode, OnCrash, Places, Spec, Start};
-use super::mailbox::Failure;
 use super::{Handle, LiveError, desk, detach, report};
 use crate::control::listener::{Listener, MetricsListener};
 use crate::control::server::Server;
@@ -72,7 +72,9 @@ impl Prepared {
 
 impl Node {
     /// Sets all guests up; all of them, or none. A `listener` in this process is asked for
-    /// checkpoints besides those whom each guest names.
+    /// checkpoints besides those whom each guest names. To be called in the network namespace of the
+    /// guests' interfaces. Nothing is served, and a protected guest's output held, until
+    /// [`Prepared::launch`]; whoever does not come to that calls [`Prepared::remove`].
     pub fn prepare(spec: &Spec, listener: Option<&SyncSender<Request>>) -> Result<Prepared, LiveError> {
         let mut ready = Vec::with_capacity(spec.guests.len());
         for guest in &spec.guests {
@@ -156,7 +158,12 @@ impl Node {
     }
 
     /// Waits until a signal says to stop, or no guest is left. `report` is called for SIGUSR1.
-    fn wait(&mut self, signals: &Signals, asked: &UnixStream, report: impl Fn(&Self)) -> Result<(), LiveError> {
+    fn wait(
+        &mut self,
+        signals: &Signals,
+        asked: &UnixStream,
+        report: impl Fn(&Self),
+    ) -> Result<(), LiveError> {
         loop {
             let [stop, status] = signals.fds();
             let mut fds = [

@@ -12,7 +12,8 @@ use std::io;
 use std::sync::mpsc::SyncSender;
 use thiserror::Error;
 
-/// A request for a checkpoint, for a listener in this process.
+/// A request for a checkpoint, for a listener in this process. It stands until the guest's
+/// [`Handle`](super::Handle) says `checkpoint_done` or `checkpoint_failed`; meanwhile no other comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The guest's name.

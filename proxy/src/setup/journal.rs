@@ -184,7 +184,8 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(file("open", &path))?,
             };
-            flock(&file_of_lock, FlockOperation::LockExclusive).map_err(|error| file("lock", &path)(error.into()))?;
+            flock(&file_of_lock, FlockOperation::LockExclusive)
+                .map_err(|error| file("lock", &path)(error.into()))?;
             // A lock that was taken along while we waited for it locks nothing.
             let ours = file_of_lock.metadata().map_err(file("look at", &path))?;
             if fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {

@@ -52,9 +52,10 @@ fn node(journal: &Journal) -> NodeStatus {
         (Mode::Secondary, Role::Secondary) => ("secondary", "following"),
         (Mode::Primary, Role::Primary) => ("primary", "abandoned"),
         // Whoever may not look must not think that there is nothing.
-        (mode, _) if slots.is_none() && !is_missing(&journal.forward_folder.join("nics")) => {
-            (if mode == Mode::Primary { "primary" } else { "secondary" }, "unknown: permission denied, try as root")
-        }
+        (mode, _) if slots.is_none() && !is_missing(&journal.forward_folder.join("nics")) => (
+            if mode == Mode::Primary { "primary" } else { "secondary" },
+            "unknown: permission denied, try as root",
+        ),
         (mode, _) => (if mode == Mode::Primary { "primary" } else { "secondary" }, "gone"),
     };
     let waiting_for = journal.owner.map(|owner| {
