@@ -4,7 +4,9 @@
 
 use colo_tests::netns::desk::Visit;
 use colo_tests::netns::lab::{addresses, mac};
-use colo_tests::netns::{Conduct, Desk, Flaw, Lab, Live, Options, Proxy, Recorder, released, services};
+use colo_tests::netns::{
+    Conduct, Desk, Flaw, Lab, Live, Options, Proxy, Recorder, released, services, until,
+};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -39,8 +41,10 @@ fn one_correct_server(options: Options) {
     assert_eq!(live.toolstack.requests().unwrap(), 0, "{}", live.p.said());
     // What does not costs some: a Date that is a second later, figures of how it went.
     for address in addresses(0, 0) {
+        settle(&lab, &live);
         crossing(&live, || services::http(&lab, &lab.client, address, services::HTTP)).unwrap();
         for direction in services::DIRECTIONS {
+            settle(&lab, &live);
             // It serves one at a time, and after an empty checkpoint the secondary's never hears that
             // one is done.
             let _servers = lab.twins(0).map(|guest| services::iperf3(&lab, guest).unwrap());
@@ -59,6 +63,26 @@ fn one_correct_server(options: Options) {
     let compared = released::is_the_primarys(said.outgoing(), left.outgoing()).unwrap();
     assert!(compared.tcp_bytes > 40 << 20, "{compared:?}");
     assert!(compared.messages >= 10, "{compared:?}");
+}
+
+/// Waits until nothing is held of what was open before, and both nodes have heard of every checkpoint:
+/// one that they hear of later would make them forget the offset of a connection that is new then.
+fn settle(lab: &Lab, live: &Live) {
+    until("nothing is held, and no checkpoint is under way", || {
+        live.toolstack.perform()?;
+        let performed = live.toolstack.performed();
+        let heard = |node: &Proxy| {
+            until("a node hears of a checkpoint", || {
+                let status = node.status(lab)?;
+                Ok((status.checkpoints.completed >= performed).then_some(status))
+            })
+        };
+        heard(&live.secondary)?;
+        let held = heard(&live.primary)?.nics[0].held.unwrap_or_default();
+        let quiet = held.iter().all(|side| side.frames == 0);
+        Ok((quiet && live.toolstack.performed() == performed).then_some(()))
+    })
+    .unwrap();
 }
 
 /// Does something of which not all answers are alike. What is open at a checkpoint is not made equal
@@ -113,7 +137,7 @@ fn real_programs_see_one_server_over_jumbo_frames() {
 
 #[test]
 fn what_a_guest_says_on_a_vlan_of_its_own_is_compared_there_and_stays_tagged() {
-    use colo_tests::netns::{PacketSocket, until};
+    use colo_tests::netns::PacketSocket;
     let lab = Lab::new(Options::default()).unwrap();
     let live = Live::start(&lab, Conduct::Wait).unwrap();
     let left = Recorder::of(&lab.client, "eth0", 2000, |frame| frame.ethertype() == Some(0x8100)).unwrap();

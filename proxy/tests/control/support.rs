@@ -94,6 +94,7 @@ pub(crate) fn status() -> NodeStatus {
         ..NicStatus::default()
     };
     let web = GuestStatus {
+        failure: None,
         name: "web".to_owned(),
         role: "primary".to_owned(),
         state: "protected".to_owned(),
