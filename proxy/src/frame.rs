@@ -70,9 +70,32 @@ impl WireFrame {
         }
     }
 
+    /// Cuts it in two, framing included in both; see [`engine::Frame::cut`]. Lengths that the framing
+    /// has stay as they are.
+    pub(crate) fn cut_behind(&mut self, header: usize, at: usize) -> Option<Self> {
+        let own = self.header as usize;
+        let wire = self.wire();
+        let rest = [wire.get(..own + header)?, wire.get(own + at..)?].concat();
+        let len = rest.len();
+        self.len = (own + at) as u32;
+        Some(Self::new(rest.into(), 0, len, own))
+    }
+
     fn detach(&mut self) {
         self.block = Rc::from(self.wire());
         self.start = 0;
+    }
+
+    /// Lowers the length field that a frame on a socket starts with.
+    fn shorten_prefix(&mut self, by: u32) {
+        if Rc::get_mut(&mut self.block).is_none() {
+            self.detach();
+        }
+        let start = self.start as usize;
+        let block = Rc::get_mut(&mut self.block);
+        if let Some(field) = block.and_then(|block| block.get_mut(start..)?.first_chunk_mut::<PREFIX>()) {
+            *field = u32::from_be_bytes(*field).saturating_sub(by).to_be_bytes();
+        }
     }
 
     /// Takes the handle apart: block, start, length.
@@ -94,6 +117,14 @@ impl engine::Frame for WireFrame {
         let range = (self.start + self.header) as usize..(self.start + self.len) as usize;
         // A block that was just made has one handle.
         Rc::get_mut(&mut self.block).and_then(|block| block.get_mut(range)).unwrap_or_default()
+    }
+
+    fn cut(&mut self, header: usize, at: usize) -> Option<Self> {
+        let whole = self.len;
+        let mut rest = self.cut_behind(header, at)?;
+        self.shorten_prefix(whole - self.len);
+        rest.shorten_prefix(whole - rest.len);
+        Some(rest)
     }
 }
 
@@ -198,6 +229,18 @@ mod tests {
         let with_header = WireFrame::made(b"ack", Some(12));
         assert_eq!(with_header.wire(), [b"\0\0\0\x0f\0\0\0\x0c".as_slice(), &[0; 12], b"ack"].concat());
         assert_eq!(with_header.bytes(), b"ack");
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_is_framed_twice() {
+        for vnet in [None, Some(12)] {
+            let mut first = WireFrame::made(b"headPAYLOADpayload", vnet);
+            let rest = first.cut(4, 11).unwrap();
+            assert_eq!(first.wire(), WireFrame::made(b"headPAYLOAD", vnet).wire());
+            assert_eq!(rest.wire(), WireFrame::made(b"headpayload", vnet).wire());
+            assert!(first.cut(4, 100).is_none());
+            assert_eq!(first.bytes(), b"headPAYLOAD");
+        }
     }
 
     #[test]

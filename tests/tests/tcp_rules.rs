@@ -326,6 +326,70 @@ fn timestamps_that_leave_never_go_back() {
 }
 
 #[test]
+fn what_is_verified_of_a_segment_leaves_without_the_rest_after_a_moment() {
+    let payload = |frame: &[u8]| match etherparse::SlicedPacket::from_ethernet(frame).unwrap().transport {
+        Some(etherparse::TransportSlice::Tcp(tcp)) => {
+            (tcp.sequence_number(), tcp.psh(), tcp.fin(), tcp.payload().to_vec())
+        }
+        other => panic!("not TCP: {other:?}"),
+    };
+    for ends in [v4(), Ends::v6(), v4().vlan(5), Ends::v6().vlan(5)] {
+        let segment = |seq, bytes: &[u8], flags| {
+            ends.tcp(ACK | flags, seq, 501).timestamps(1, 1).payload(bytes).frame()
+        };
+        let mut bench = Bench::default();
+        bench.primary(&segment(1, b"hello, world", PSH | FIN)).secondary(&segment(1, b"hello", 0));
+        assert_eq!(bench.out().len(), 0, "the rest may be under way");
+        bench.wait(1);
+        let out = bench.out();
+        assert_eq!(out.len(), 1);
+        assert!(checksums_are_right(&out[0]));
+        assert_eq!(payload(&out[0]), (1, false, false, b"hello".to_vec()));
+        bench.wait(1);
+        assert_eq!((bench.out().len(), bench.held()), (0, 1), "nothing more is verified");
+        bench.secondary(&segment(6, b", world", PSH | FIN));
+        let out = bench.out();
+        assert!(checksums_are_right(&out[0]));
+        assert_eq!(payload(&out[0]), (6, true, true, b", world".to_vec()));
+        assert_eq!(
+            (bench.held(), bench.engine.stats().frames_cut, bench.engine.stats().verified_bytes),
+            (0, 1, 12)
+        );
+    }
+}
+
+#[test]
+fn both_parts_of_a_segment_with_a_partial_checksum_have_the_sum_of_their_own_pseudo_header() {
+    let mut bench = Bench::default();
+    let offload = Offload { partial_checksum: true, gso: Gso::Tcp, ..Offload::default() };
+    let mut whole = data(1, 501, b"hello, world");
+    let pseudo = |tcp_len: u16| {
+        let sum = colo_proxy::packet::Checksum::default();
+        !sum.sum(&[10, 77, 0, 2, 10, 77, 0, 1, 0, 6]).sum(&tcp_len.to_be_bytes()).finish()
+    };
+    whole[50..52].copy_from_slice(&pseudo(32).to_be_bytes());
+    bench.feed_in(bench.engine.epoch(), Side::Primary, &whole, offload);
+    bench.secondary(&data(1, 501, b"hello")).wait(1);
+    bench.secondary(&data(6, 501, b", world"));
+    let out = bench.out();
+    assert_eq!((out.len(), out[0].len(), out[1].len()), (2, 54 + 5, 54 + 7));
+    assert_eq!([&out[0][50..52], &out[1][50..52]], [pseudo(25).to_be_bytes(), pseudo(27).to_be_bytes()]);
+    assert_eq!([&out[0][16..18], &out[1][16..18]], [45_u16.to_be_bytes(), 47_u16.to_be_bytes()]);
+}
+
+#[test]
+fn a_padded_frame_is_not_cut() {
+    let mut bench = Bench::default();
+    bench
+        .primary(&colo_tests::frames::padded(data(1, 501, b"abc"), 0))
+        .secondary(&data(1, 501, b"a"))
+        .wait(5);
+    assert_eq!((bench.out().len(), bench.held()), (0, 1));
+    bench.secondary(&data(2, 501, b"bc"));
+    assert_eq!((bench.out().len(), bench.engine.stats().frames_cut), (1, 0));
+}
+
+#[test]
 fn an_owed_ack_keeps_timestamps_and_vlan_and_loses_sack_blocks() {
     let ends = Ends::v6().vlan(7);
     let segment = |ack, payload: &[u8]| {

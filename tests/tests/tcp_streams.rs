@@ -4,12 +4,14 @@
 //!
 //! Both sides send one stream, each cut, reordered, repeated and overlapped in its own way.
 
-use colo_proxy::engine::{Cause, Side};
+use colo_proxy::engine::{Cause, Config, Nanos, Side};
 use colo_tests::frames::{ACK, Ends, FIN, SYN, checksums_are_right};
 use colo_tests::log::{Bench, Verdict};
 use etherparse::TcpSlice;
 use proptest::prelude::*;
 use proptest::test_runner::Config as ProptestConfig;
+
+const HOUR: Nanos = Nanos::from_millis(3_600_000);
 
 /// One segment: places `start..end` of the stream (0 is the SYN, the last is the FIN).
 #[derive(Clone, Debug)]
@@ -89,6 +91,8 @@ struct Case {
     primary: Cutting,
     secondary: Cutting,
     order: Vec<bool>,
+    /// Before which sends a moment passes.
+    pauses: Vec<bool>,
     v6: bool,
 }
 
@@ -110,11 +114,11 @@ fn case() -> impl Strategy<Value = Case> {
         space,
         cutting(),
         cutting(),
-        prop::collection::vec(any::<bool>(), 200),
+        (prop::collection::vec(any::<bool>(), 200), prop::collection::vec(any::<bool>(), 1..60)),
         any::<bool>(),
     )
         // Which bytes they are does not matter, as long as neighbours and windows differ.
-        .prop_map(|(len, isn, client, space, primary, mut secondary, order, v6)| {
+        .prop_map(|(len, isn, client, space, primary, mut secondary, (order, pauses), v6)| {
             if let Space::Own(other) | Space::Translated(other) = space
                 && isn.wrapping_sub(other).min(other.wrapping_sub(isn)) < 16_384
             {
@@ -123,7 +127,7 @@ fn case() -> impl Strategy<Value = Case> {
                 secondary.swaps.clear();
             }
             let stream = (0..len).map(|at| (at * at / 7 + at) as u8).collect();
-            Case { stream, isn, client, space, primary, secondary, order, v6 }
+            Case { stream, isn, client, space, primary, secondary, order, pauses, v6 }
         })
 }
 
@@ -141,7 +145,8 @@ impl std::fmt::Debug for Case {
             plan(cutting, self.places(), 3000).iter().try_for_each(|send| writeln!(f, "  {send:?}"))?;
         }
         let order: String = self.order.iter().map(|first| if *first { 'p' } else { 's' }).collect();
-        write!(f, "{order}")
+        let pauses: String = self.pauses.iter().map(|pause| if *pause { '.' } else { '-' }).collect();
+        write!(f, "{order} {pauses}")
     }
 }
 
@@ -185,7 +190,7 @@ impl Case {
         let secondary = plan(&self.secondary, self.places(), final_ack);
         let mut run = Run::new(self);
         let (mut primary, mut secondary) = (primary.iter(), secondary.iter());
-        let mut order = self.order.iter().cycle();
+        let (mut order, mut pauses) = (self.order.iter().cycle(), self.pauses.iter().cycle());
         loop {
             let first = *order.next().unwrap_or(&true);
             let next = if first { primary.next().map(|send| (Side::Primary, send)) } else { None };
@@ -193,6 +198,9 @@ impl Case {
             let next = next.or_else(|| primary.next().map(|send| (Side::Primary, send)));
             let Some((side, send)) = next else { return run };
             let stream = if side == Side::Primary { &self.stream } else { secondary_stream };
+            if pauses.next() == Some(&true) {
+                run.pause(self);
+            }
             run.step(self, side, send, stream);
         }
     }
@@ -214,7 +222,8 @@ struct Run {
 impl Run {
     fn new(case: &Case) -> Self {
         Self {
-            bench: Bench::default(),
+            // Pauses are no lateness.
+            bench: Bench::new(Config { age_floor: HOUR, age_ceiling: HOUR, ..Config::default() }),
             sent: vec![None; case.places()],
             acked: None,
             received: 0,
@@ -233,6 +242,16 @@ impl Run {
         }
         let frame = case.frame(side, send, stream);
         self.bench.feed(side, &frame);
+        self.look(case);
+    }
+
+    /// Two milliseconds pass: a segment that is verified in part is cut.
+    fn pause(&mut self, case: &Case) {
+        self.bench.wait(2);
+        self.look(case);
+    }
+
+    fn look(&mut self, case: &Case) {
         for verdict in self.bench.verdicts() {
             match verdict {
                 Verdict::Release(frame, _) | Verdict::Inject(frame) => self.check(case, &frame),

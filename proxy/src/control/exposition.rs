@@ -29,11 +29,12 @@ pub fn text(status: NodeStatus) -> Result<String, fmt::Error> {
 }
 
 /// Counters of the comparator: where in its object, the metric's name, what it is.
-const COUNTED: [(&str, &str, &str); 12] = [
+const COUNTED: [(&str, &str, &str); 13] = [
     ("/verified_bytes", "verified_bytes", "Bytes of streams and messages that were compared equal"),
     ("/acks_lowered", "acks_lowered_frames", "Frames whose acknowledgement or window was lowered"),
     ("/acks_injected", "acks_injected_frames", "Acknowledgements that were let out later"),
     ("/gaps_told", "gaps_told_frames", "Acknowledgements that told of what only the secondary misses"),
+    ("/frames_cut", "cut_frames", "Frames that were cut, because only their beginning was verified"),
     ("/reordered", "reordered_messages", "Messages that matched out of order"),
     ("/syn_options_tolerated", "syn_options_tolerated_segments", "SYNs whose options differ tolerably"),
     ("/reassembled", "reassembled_datagrams", "Datagrams put together from fragments"),

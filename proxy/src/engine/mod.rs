@@ -317,7 +317,7 @@ impl<F: Frame> Engine<F> {
             return self.flow_overflow(slot, sink);
         }
         // A timer that runs already is early enough for what came later, unless messages differ.
-        if !flow.holds_nothing() && (was_idle || matches!(&flow.kind, Kind::Messages(all) if all.differ())) {
+        if !flow.holds_nothing() && (was_idle || is_urgent(flow)) {
             self.arm(slot);
         }
         self.check_total(side, Some(slot), sink);
@@ -466,7 +466,12 @@ impl<F: Frame> Engine<F> {
             return;
         }
         flow.armed = None;
-        match due(flow, &self.config) {
+        if let Kind::Tcp(tcp) = &mut flow.kind
+            && flow.stand == Stand::Compare
+        {
+            tcp.release_part(&mut desk!(self, flow, sink));
+        }
+        match late(flow, &self.config) {
             Some(at) if at <= self.now => self.expire(slot, sink),
             Some(_) => self.arm(slot),
             None => {}
@@ -549,9 +554,28 @@ impl<F: Frame> Engine<F> {
     }
 }
 
-/// When a flow has waited too long, as things are.
+/// Whether a flow may be due sooner than when its timer was set.
+#[inline]
+fn is_urgent<F: Frame>(flow: &Flow<F>) -> bool {
+    match &flow.kind {
+        Kind::Tcp(tcp) => tcp.part_due().is_some(),
+        Kind::Messages(messages) => messages.differ(),
+    }
+}
+
+/// When a flow is to be looked at, as things are.
 #[inline]
 fn due<F: Frame>(flow: &Flow<F>, config: &Config) -> Option<Nanos> {
+    let late = late(flow, config)?;
+    match &flow.kind {
+        Kind::Tcp(tcp) => Some(tcp.part_due().map_or(late, |part| part.min(late))),
+        Kind::Messages(_) => Some(late),
+    }
+}
+
+/// When a flow has waited too long, as things are.
+#[inline]
+fn late<F: Frame>(flow: &Flow<F>, config: &Config) -> Option<Nanos> {
     if flow.stand != Stand::Compare || flow.holds_nothing() {
         return None;
     }

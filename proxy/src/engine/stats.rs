@@ -79,6 +79,8 @@ pub struct Stats {
     pub acks_injected: u64,
     /// Acknowledgements that told the client of what only the secondary misses.
     pub gaps_told: u64,
+    /// Frames that were cut, because only their beginning was verified.
+    pub frames_cut: u64,
     /// UDP and other messages that matched out of order.
     pub reordered: u64,
     /// SYNs whose MSS or SACK-permitted options differ, which is tolerated.

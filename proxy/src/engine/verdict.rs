@@ -69,8 +69,9 @@ impl Epoch {
     }
 }
 
-/// A caller's frame: an owned handle whose bytes the engine may look at, and whose TCP
-/// acknowledgement, window and checksum it may lower in place before it hands it back.
+/// A caller's frame: an owned handle whose bytes the engine may look at, whose TCP acknowledgement,
+/// window, timestamps and checksum it may change in place before it hands it back, and which it may
+/// cut in two.
 ///
 /// The bytes start at the Ethernet header and must not change while the engine holds the handle.
 pub trait Frame {
@@ -78,6 +79,16 @@ pub trait Frame {
     fn bytes(&self) -> &[u8];
     /// The same bytes for an in-place rewrite.
     fn bytes_mut(&mut self) -> &mut [u8];
+    /// Cuts the frame in two: keeps the first `at` bytes, and gives a frame of its first `header`
+    /// bytes with those from `at` on behind them. None, and nothing is changed, where frames cannot
+    /// be cut: then one leaves when all of it is verified.
+    fn cut(&mut self, header: usize, at: usize) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        let _ = (header, at);
+        None
+    }
 }
 
 impl Frame for Vec<u8> {
@@ -86,6 +97,11 @@ impl Frame for Vec<u8> {
     }
     fn bytes_mut(&mut self) -> &mut [u8] {
         self
+    }
+    fn cut(&mut self, header: usize, at: usize) -> Option<Self> {
+        let rest = [self.get(..header)?, self.get(at..)?].concat();
+        self.truncate(at);
+        Some(rest)
     }
 }
 

@@ -42,4 +42,9 @@ impl engine::Frame for LiveFrame {
     fn bytes_mut(&mut self) -> &mut [u8] {
         self.wire.bytes_mut()
     }
+
+    // A vnet header has no length, and the kernel knows a frame that is too short for segmentation.
+    fn cut(&mut self, header: usize, at: usize) -> Option<Self> {
+        Some(Self { wire: self.wire.cut_behind(header, at)?, at: self.at })
+    }
 }

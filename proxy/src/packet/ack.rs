@@ -7,8 +7,9 @@
 //! ```
 
 use super::checksum::update;
+use super::length::fit_ip;
 use super::tcp::{NOP, OPTION_SACK, OPTION_TIMESTAMPS, for_each_option};
-use super::{Checksum, Segment, TcpFlags, be16, be32};
+use super::{Segment, TcpFlags, be16, be32};
 
 /// Writes a lower acknowledgement number and window into a segment and mends its checksum
 /// (RFC 1624). With a partial checksum the field covers the pseudo-header alone, which does not
@@ -182,42 +183,16 @@ pub fn pure_ack(frame: &[u8], segment: &Segment, says: &PureAck) -> Option<Box<[
     tcp[13] = TcpFlags::ACK;
     tcp[14..16].copy_from_slice(&says.window.to_be_bytes());
     tcp[16..20].fill(0);
-    let pseudo = shrink_ip(&mut out, at)?;
+    let pseudo = fit_ip(&mut out, at)?;
     let sum = pseudo.sum(&[0, 6]).sum(&tcp_len.to_be_bytes()).sum(&out[at..]).finish();
     out[at + 16..at + 18].copy_from_slice(&sum.to_be_bytes());
     Some(out.into())
 }
 
-/// Sets the IP lengths for a frame that now ends where `out` ends, and returns the pseudo-header's
-/// sum of addresses.
-fn shrink_ip(out: &mut [u8], tcp: usize) -> Option<Checksum> {
-    let mut at = 14;
-    while matches!(be16(out.get(at - 2..at)?, 0), 0x8100 | 0x88a8 | 0x9100) {
-        at += 4;
-    }
-    if tcp < at + 20 {
-        return None;
-    }
-    let len = out.len() - at;
-    match be16(out, at - 2) {
-        0x0800 => {
-            out[at + 2..at + 4].copy_from_slice(&(len as u16).to_be_bytes());
-            out[at + 10..at + 12].fill(0);
-            let sum = super::internet_checksum(&out[at..tcp]);
-            out[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
-            Some(Checksum::default().sum(&out[at + 12..at + 20]))
-        }
-        0x86dd if tcp == at + 40 => {
-            out[at + 4..at + 6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
-            Some(Checksum::default().sum(&out[at + 8..at + 40]))
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::Checksum;
     use proptest::prelude::*;
 
     /// A TCP header with these options, its checksum over itself alone.

@@ -18,6 +18,7 @@ mod ethernet;
 mod icmp;
 mod ip;
 mod key;
+mod length;
 mod offload;
 mod tcp;
 
@@ -26,6 +27,7 @@ pub use checksum::{Checksum, internet_checksum};
 pub use ethernet::parse;
 pub use ip::parse_datagram;
 pub use key::{FlowKey, Proto};
+pub use length::{can_be_cut, cut_flags, mend_cut};
 pub use offload::{Gso, Offload, VNET_HDR_MAX, VnetError};
 pub use tcp::{Segment, SynOptions, TcpFlags, same_other_options};
 

@@ -112,6 +112,17 @@ impl<F: Frame> Tcp<F> {
         self.now.since().into_iter().chain(next).min()
     }
 
+    /// When a part of a segment that is verified has waited long enough for the rest.
+    #[inline]
+    pub(super) fn part_due(&self) -> Option<Nanos> {
+        self.now.part_due()
+    }
+
+    /// Lets such a part out.
+    pub(super) fn release_part<S: Sink<F>>(&mut self, desk: &mut Desk<'_, F, S>) {
+        self.now.release_part(desk);
+    }
+
     /// Why what has waited longest is still here; none if nothing is.
     pub(super) fn why(&self) -> Option<Why> {
         let streams = std::iter::once(&self.now).chain(self.next.as_deref());

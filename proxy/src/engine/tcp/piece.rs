@@ -132,6 +132,11 @@ impl<F: Frame> Queue<F> {
         self.0.push_back(piece);
     }
 
+    /// Puts one back, or a part of it, that was taken from the front.
+    pub(super) fn push_front(&mut self, piece: Piece<F>) {
+        self.0.push_front(piece);
+    }
+
     /// Takes the last one, if it is like that.
     pub(super) fn pop_back_if(&mut self, like: impl FnOnce(&Piece<F>) -> bool) -> Option<Piece<F>> {
         if self.0.back().is_some_and(like) { self.0.pop_back() } else { None }

@@ -15,12 +15,13 @@
 mod acks;
 mod custody;
 mod gap;
+mod part;
 mod place;
 mod reset;
 mod why;
 
 use super::super::held::{Desk, Held};
-use super::super::verdict::{Cause, Discard, Frame, Side, Sink};
+use super::super::verdict::{Cause, Discard, Frame, Nanos, Side, Sink};
 use super::commit::{Fit, Reach};
 use super::piece::{Piece, Queue, Unit};
 use super::sequence::{at_or_before, before, later};
@@ -131,6 +132,8 @@ pub(super) struct Stream<F> {
     stamped: Option<u32>,
     /// What the client was told last of what only the secondary misses.
     gap: Option<Box<Gap>>,
+    /// The first segment is verified in part: since when, and how far.
+    part: Option<(Nanos, u32)>,
     /// Something of it came since the last checkpoint.
     touched: bool,
     /// It was opened since the last checkpoint.
@@ -165,6 +168,7 @@ impl<F> Default for Stream<F> {
             owed: None,
             stamped: None,
             gap: None,
+            part: None,
             touched: false,
             opened: false,
         }
@@ -402,6 +406,7 @@ impl<F: Frame> Stream<F> {
                 ours.verified += bytes;
             }
         }
+        self.note_part(desk.now);
         // What the secondary repeats has done its work.
         while self.secondary.data.front().is_some_and(|theirs| position.holds(theirs)) {
             self.drop_secondary_front(desk);
@@ -437,6 +442,8 @@ impl<F: Frame> Stream<F> {
             desk.age.observe(desk.now.since(ours.held.at));
             // What repeats it may leave with it.
             self.advance(desk);
+        } else {
+            self.part = Some((desk.now, position.verified));
         }
         true
     }
