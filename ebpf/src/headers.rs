@@ -36,26 +36,25 @@ pub fn packet(skb: &Skb, direction: Direction, key: &mut FlowKey) -> Option<u32>
         Direction::In => (&mut key.peer, &mut key.guest),
     };
     if kind == ETH_IPV4.to_be() {
-        let header: Ipv4 = skb.load(at)?;
-        *source = mapped(header.source);
-        *destination = mapped(header.destination);
-        let words = u32::from(header.version_length & 15);
-        let first = header.fragment & 0x1fff_u16.to_be() == 0;
-        return Some(if first && header.protocol == IP_TCP && words >= 5 { at + words * 4 } else { 0 });
+        let [first, second, third, from, to]: [u32; 5] = skb.read(at)?;
+        *source = mapped(from);
+        *destination = mapped(to);
+        let words = u32::from(first.to_ne_bytes()[0] & 15);
+        // The offset of a fragment, and the protocol.
+        let whole = second & 0x1fff_u32.to_be() == 0;
+        let tcp = third.to_ne_bytes()[1] == IP_TCP;
+        return Some(if whole && tcp && words >= 5 { at + words * 4 } else { 0 });
     }
     if kind == ETH_IPV6.to_be() {
-        let header: Ipv6 = skb.load(at)?;
-        *source = header.source;
-        *destination = header.destination;
-        return Some(if header.next == IP_TCP {
-            at + 40
-        } else {
-            behind_extensions(skb, at + 40, header.next)
-        });
+        let [_, second, a, b, c, d, e, f, g, h]: [u32; 10] = skb.read(at)?;
+        *source = bytes([a, b, c, d]);
+        *destination = bytes([e, f, g, h]);
+        let next = second.to_ne_bytes()[2];
+        return Some(if next == IP_TCP { at + 40 } else { behind_extensions(skb, at + 40, next) });
     }
     // The sender's address in a message for IPv4 (RFC 826).
     if kind == ETH_ARP.to_be() && direction == Direction::Out {
-        *source = mapped(skb.load(at + 14)?);
+        *source = mapped(skb.read(at + 14)?);
         return Some(0);
     }
     None
@@ -66,7 +65,7 @@ pub fn packet(skb: &Skb, direction: Direction, key: &mut FlowKey) -> Option<u32>
 #[inline(always)]
 fn frame(skb: &Skb, vlans: &mut [u16; 2]) -> Option<(u16, u32)> {
     // The ethertype, and what two tags would be. No packet that matters is shorter.
-    let [first, outer, second, inner, third]: [u16; 5] = skb.load(12)?;
+    let [first, outer, second, inner, third]: [u16; 5] = skb.read(12)?;
     let (mut kind, mut at) = (first, 14);
     let mut tags = [UNTAGGED; 2];
     if is_tag(first) {
@@ -91,35 +90,14 @@ fn is_tag(kind: u16) -> bool {
 }
 
 #[inline(always)]
-fn mapped(address: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = address;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+fn mapped(address: u32) -> [u8; 16] {
+    bytes([0, 0, 0xffff_u32.to_be(), address])
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Ipv4 {
-    version_length: u8,
-    tos: u8,
-    length: u16,
-    id: u16,
-    fragment: u16,
-    ttl: u8,
-    protocol: u8,
-    checksum: u16,
-    source: [u8; 4],
-    destination: [u8; 4],
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Ipv6 {
-    version: u32,
-    length: u16,
-    next: u8,
-    hops: u8,
-    source: [u8; 16],
-    destination: [u8; 16],
+#[inline(always)]
+fn bytes(words: [u32; 4]) -> [u8; 16] {
+    // SAFETY: plain bytes, as many of one as of the other.
+    unsafe { core::mem::transmute(words) }
 }
 
 /// The state of a walk over extension headers.

@@ -3,8 +3,8 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{
-    bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes,
-    bpf_skb_vlan_pop, bpf_skb_vlan_push,
+    bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_pull_data,
+    bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
 };
 use aya_ebpf::programs::TcContext;
 use colo_ebpf_shared::tag;
@@ -32,7 +32,15 @@ impl Action {
     }
 }
 
+/// No header that we look at begins behind this.
+const FARTHEST: u32 = 4095;
+
 /// A frame.
+///
+/// Its headers are read and written where they are: [`Skb::read`] and [`Skb::write`] check that they
+/// are in the linear part, and have the kernel pull them there where they are not. Only checksums,
+/// tags and what has a length of its own go through the kernel's helpers: whether a checksum is
+/// partial, and does not cover the header yet, is known to those alone.
 pub struct Skb(TcContext);
 
 impl Skb {
@@ -76,7 +84,51 @@ impl Skb {
         (raw.vlan_present != 0).then(|| (u16::from_be(raw.vlan_proto as u16), raw.vlan_tci as u16))
     }
 
-    /// The bytes at `at`.
+    /// The bytes at `at`, in the frame itself. None if it ends before they do.
+    #[inline(always)]
+    pub fn read<T: Copy>(&self, at: u32) -> Option<T> {
+        let place = self.place::<T>(at)?;
+        // SAFETY: `place` compared both ends with the packet's, and the verifier proves that it did. A
+        // word may be at any place: the verifier refuses that where the machine could not do it, and
+        // byte by byte it would cost more than the helper.
+        Some(unsafe { *place })
+    }
+
+    /// Overwrites the bytes at `at`. False if the frame ends before they do.
+    ///
+    /// Where the frame is a clone, the verifier has had its header copied before the program began.
+    #[inline(always)]
+    pub fn write<T: Copy>(&self, at: u32, value: T) -> bool {
+        let Some(place) = self.place::<T>(at) else { return false };
+        // SAFETY: as above.
+        unsafe { *place = value };
+        true
+    }
+
+    /// Where the bytes at `at` are in the frame's linear part, once they are there.
+    #[inline(always)]
+    fn place<T>(&self, at: u32) -> Option<*mut T> {
+        if at > FARTHEST {
+            return None;
+        }
+        self.linear(at).or_else(|| self.pull(at + size_of::<T>() as u32).then(|| self.linear(at))?)
+    }
+
+    #[inline(always)]
+    fn linear<T>(&self, at: u32) -> Option<*mut T> {
+        let begin = self.0.data() + at as usize;
+        (begin + size_of::<T>() <= self.0.data_end()).then_some(begin as *mut T)
+    }
+
+    /// Makes the first `length` bytes linear, for the few frames where headers are not: large ones
+    /// that a VMM hands to a tap without saying how long their headers are.
+    #[inline(always)]
+    fn pull(&self, length: u32) -> bool {
+        // SAFETY: numbers only.
+        length <= self.len() && unsafe { bpf_skb_pull_data(self.0.as_ptr().cast(), length) == 0 }
+    }
+
+    /// The bytes at `at`, copied by the kernel: for walks, where the verifier must not follow a place.
     #[inline(always)]
     pub fn load<T>(&self, at: u32) -> Option<T> {
         self.0.load(at as usize).ok()

@@ -52,7 +52,7 @@ impl Results {
         }
         self.latency(&mut page);
         self.cpu(&mut page);
-        secondary(&mut page, paths);
+        let _ = write!(page, "\n{}", secondary_line(paths));
         page
     }
 
@@ -85,17 +85,18 @@ impl Results {
     }
 }
 
-fn secondary(page: &mut String, paths: &[Paths]) {
+/// What is said of the secondary's path.
+pub fn secondary_line(paths: &[Paths]) -> String {
     let all = |of: fn(&Paths) -> f64| median(&paths.iter().map(of).collect::<Vec<_>>());
     let (translated, plain) = (all(|paths| paths.translated), all(|paths| paths.plain));
-    let ratio = all(|paths| 100.0 * paths.translated / paths.plain);
-    let _ = writeln!(
-        page,
-        "\nThe secondary's path in the kernel, frames of 130 bytes from one thread in the guest: {} a second \
-         translated (sequence number, timestamp, checksum), {} a second redirected and nothing else: {ratio:.0} %.",
+    let ratio = 100.0 * all(|paths| paths.ratio);
+    format!(
+        "The secondary's path in the kernel, segments of 130 bytes from one thread in the guest: {} a second \
+         translated (sequence number, timestamp, checksum), {} a second of the same tagged and redirected and \
+         nothing else: {ratio:.0} %.\n",
         show(translated),
         show(plain)
-    );
+    )
 }
 
 fn show(value: f64) -> String {

@@ -5,7 +5,7 @@ use clap::Parser;
 use colo_tests::bench::machine::Machine;
 use colo_tests::bench_live::contender::{Contender, lab};
 use colo_tests::bench_live::load::Load;
-use colo_tests::bench_live::report::Results;
+use colo_tests::bench_live::report::{Results, secondary_line};
 use colo_tests::bench_live::{secondary, server};
 use colo_tests::netns::lab::addresses;
 use std::io::Write as _;
@@ -30,6 +30,9 @@ struct Args {
     /// Only contenders whose name has this in it
     #[arg(long, default_value = "")]
     contender: String,
+    /// Measure the secondary's path in the kernel and nothing else; no page is written
+    #[arg(long)]
+    secondary: bool,
     /// Write the table to this file as well
     #[arg(long)]
     doc: Option<PathBuf>,
@@ -38,7 +41,7 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let mut results = Results::default();
-    for round in 1..=args.rounds {
+    for round in 1..=if args.secondary { 0 } else { args.rounds } {
         for contender in Contender::ALL.into_iter().filter(|one| one.name().contains(&args.contender)) {
             let lab = lab()?;
             lab.twins(0).into_iter().try_for_each(server::start)?;
@@ -66,6 +69,10 @@ fn main() -> Result<()> {
         let paths_now = secondary::measure(&lab()?, Duration::from_secs_f64(args.seconds))?;
         writeln!(std::io::stderr(), "the secondary's path: {paths_now:?}")?;
         paths.push(paths_now);
+    }
+    if args.secondary {
+        write!(std::io::stdout(), "{}", secondary_line(&paths))?;
+        return Ok(());
     }
     let page = results.page(&paths, args.rounds, args.seconds, &Machine::look());
     writeln!(std::io::stdout(), "{page}")?;
