@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Where names of namespaces are.
 const NAMES: &str = "/run/netns";
@@ -45,6 +46,13 @@ impl Space {
         }
         space.run("ip link set dev lo up")?;
         Ok(space)
+    }
+
+    /// One that belongs to no lab.
+    pub fn alone() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self::new(format!("{PREFIX}{}-alone-{number}", std::process::id()), false)
     }
 
     /// Its name under `/run/netns`.
