@@ -4,10 +4,12 @@
 //! that it is a filter of the `clsact` qdisc, which stays until it is deleted.
 
 use super::{DatapathError, chain};
+use crate::live::spec::Attach;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
+use rustix::io::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -54,9 +56,18 @@ impl Place {
             _ => LinkOrder::first(),
         }
     }
+
+    /// The same for a filter: the lowest number is the first. Where another kind of filter has it, the
+    /// kernel refuses ours, which is better than to come behind it.
+    const fn priority(self) -> u16 {
+        match self {
+            Self::VifEgress => u16::MAX,
+            _ => 1,
+        }
+    }
 }
 
-/// How programs are attached.
+/// How programs are attached: what [`Attach`] comes to on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// TCX links.
@@ -66,6 +77,15 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// The one that was asked for.
+    pub fn of(attach: Attach) -> Self {
+        match attach {
+            Attach::Auto => Self::best(),
+            Attach::Tcx => Self::Tcx,
+            Attach::Clsact => Self::Clsact,
+        }
+    }
+
     /// The best one that this kernel has.
     pub fn best() -> Self {
         let young = KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0));
@@ -111,11 +131,8 @@ impl Hooks {
         let options = match hook {
             Hook::Tcx => TcAttachOptions::TcxOrder(place.order()),
             Hook::Clsact => {
-                match tc::qdisc_add_clsact(device) {
-                    Err(tc::TcError::AlreadyAttached) | Ok(()) => {}
-                    Err(error) => return Err(failed(chain(&error))),
-                }
-                TcAttachOptions::Netlink(NlOptions::default())
+                Self::add_clsact(device)?;
+                TcAttachOptions::Netlink(NlOptions { priority: place.priority(), ..NlOptions::default() })
             }
         };
         let id = program
@@ -137,6 +154,25 @@ impl Hooks {
                 drop(pinned);
                 Ok(Attached::Pinned(path.to_owned()))
             }
+        }
+    }
+
+    /// Adds a `clsact` qdisc, which filters belong to. False if there was one.
+    pub fn add_clsact(device: &str) -> Result<bool, DatapathError> {
+        match tc::qdisc_add_clsact(device) {
+            Ok(()) => Ok(true),
+            Err(tc::TcError::AlreadyAttached) => Ok(false),
+            // What the kernel's refusal is in this version of aya.
+            Err(tc::TcError::NetlinkError(error))
+                if error.raw_os_error() == Some(Errno::EXIST.raw_os_error()) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(DatapathError::Attach {
+                program: "a clsact qdisc",
+                device: device.to_owned(),
+                why: chain(&error),
+            }),
         }
     }
 

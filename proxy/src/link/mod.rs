@@ -6,6 +6,7 @@
 //!   Tap     ── readv, writev ──► frames with their vnet header
 //! ```
 
+mod clsact;
 mod netlink;
 mod sys;
 mod tap;

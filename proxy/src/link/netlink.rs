@@ -68,12 +68,12 @@ fn hint(error: &io::Error) -> &'static str {
 /// A conversation with the kernel about links of this network namespace.
 #[derive(Debug)]
 pub struct Netlink {
-    socket: Socket,
-    sequence: u32,
+    pub(super) socket: Socket,
+    pub(super) sequence: u32,
 }
 
 /// One answer, with its attributes, fits easily.
-const ANSWER: usize = 64 << 10;
+pub(super) const ANSWER: usize = 64 << 10;
 
 impl Netlink {
     /// Begins one.
@@ -169,8 +169,7 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_REQUEST | NLM_F_ACK).map(|_| ())
     }
 
-    /// Sends a request and reads its answer; none if it is a mere acknowledgement.
-    fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetlinkMessage>> {
+    pub(super) fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -179,7 +178,16 @@ impl Netlink {
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
+        self.socket.send(&bytes, 0).map(drop)
+    }
+
+    /// Sends a request and reads its answer; none if it is a mere acknowledgement.
+    pub(super) fn ask(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Option<RouteNetlinkMessage>> {
+        self.send(message, flags)?;
         let mut answer = Vec::with_capacity(ANSWER);
         loop {
             answer.clear();

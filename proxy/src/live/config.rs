@@ -143,7 +143,7 @@ fn position(bytes: &[u8], at: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::spec::{IfName, Mode, OnCrash, Start};
+    use crate::live::spec::{Attach, IfName, Mode, OnCrash, Start};
     use std::time::Duration;
 
     fn spec(text: &str) -> Result<Spec, String> {
@@ -174,7 +174,7 @@ mod tests {
         let spec = spec(
             "metrics = 'localhost:9'\nrun-dir = '/r'\nbpffs = '/b'\n[[guest]]\nname = 'web'\nmode = 'secondary'\n\
              notify = 'tcp:10.0.0.1:9,server=off'\ncheckpoint-command = 'true'\ncommand-timeout = 3\n\
-             start = 'unprotected'\non-crash = 'open'\nqueue-frames = 5\nflows = 6\nbusy-poll = 7\n\
+             start = 'unprotected'\non-crash = 'open'\nattach = 'clsact'\nqueue-frames = 5\nflows = 6\nbusy-poll = 7\n\
              [guest.engine]\nmax-flows = 8\n[[guest.nic]]\nvif = '1.0'\nforward = 'eth1'\nindex = 9\nbridge = 'br0'\n",
         )
         .unwrap();
@@ -185,7 +185,8 @@ mod tests {
             (guest.name.as_str(), guest.mode, guest.start),
             ("web", Mode::Secondary, Start::Unprotected)
         );
-        assert_eq!((guest.on_crash, guest.queue_frames, guest.flows), (OnCrash::Open, 5, 6));
+        assert_eq!((guest.on_crash, guest.attach), (OnCrash::Open, Attach::Clsact));
+        assert_eq!((guest.queue_frames, guest.flows), (5, 6));
         assert_eq!((guest.busy_poll, guest.engine.max_flows), (Duration::from_micros(7), 8));
         assert!(!guest.checkpoints.notify.as_ref().unwrap().server);
         assert_eq!(guest.checkpoints.command.as_deref(), Some("true"));
@@ -225,6 +226,7 @@ mod tests {
         for (text, place, right) in [
             (guest("mode = 'both'"), "line 2, column 8", "`primary` or `secondary`"),
             (guest("start = 'x'"), "line 2, column 9", "`protected`, `mirrored`, `unprotected`"),
+            (guest("attach = 'x'"), "line 2, column 10", "`auto`, `tcx`, `clsact`"),
             (guest("on-crash = 'x'"), "line 2, column 12", "`closed` or `open`"),
             (guest("name = 'a/b'"), "line 2, column 8", "1 to 64"),
             (guest("notify = '/n'"), "line 2, column 10", "unix:PATH"),

@@ -156,6 +156,18 @@ pub enum OnCrash {
     Open,
 }
 
+/// How programs are attached to devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attach {
+    /// As TCX links where the kernel has them, else as filters.
+    #[default]
+    Auto,
+    /// As TCX links (Linux 6.6).
+    Tcx,
+    /// As filters of a `clsact` qdisc.
+    Clsact,
+}
+
 /// What a primary's output is worth at the start; from the first complete checkpoint on it is held
 /// until it is compared in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -195,6 +207,8 @@ pub struct Guest {
     pub start: Start,
     /// What happens when the comparator dies.
     pub on_crash: OnCrash,
+    /// How programs are attached.
+    pub attach: Attach,
     /// Frames that may wait for the comparator before the kernel drops them.
     pub queue_frames: u32,
     /// Connections that a secondary remembers.

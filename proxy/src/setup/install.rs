@@ -75,8 +75,7 @@ pub fn install(
         bridge: nic.bridge.clone(),
         forward_folder: pins.forward(devices.forward.index)?,
         nic_folder: pins.nic(devices.vif.index)?,
-        // What the vif was a port of before all this is what it goes back to.
-        steps: left.iter().flat_map(|left| &left.steps).filter(|step| is_port(step)).cloned().collect(),
+        steps: left.iter().flat_map(|left| &left.steps).filter(|step| is_kept(step)).cloned().collect(),
         replaces: left.clone().map(Box::new),
         abandoned: None,
     };
@@ -95,8 +94,10 @@ pub fn install(
     }
 }
 
-fn is_port(step: &Step) -> bool {
-    matches!(step, Step::Port { .. })
+/// What the vif was a port of before all this is what it goes back to, and a qdisc that was added for
+/// the one who died is not needed by anybody else.
+fn is_kept(step: &Step) -> bool {
+    matches!(step, Step::Port { .. } | Step::Qdisc)
 }
 
 /// Undoes a set-up that failed. What it was to take over stays as it was: closed, if it was closed.
@@ -109,7 +110,7 @@ fn give_up(
 ) -> Result<(), SetupError> {
     let Some(left) = left else { return undo(store, &journal, netlink) };
     journal.replaces = None;
-    let inherited = left.steps.iter().filter(|step| is_port(step)).count();
+    let inherited = left.steps.iter().filter(|step| is_kept(step)).count();
     journal.steps.drain(..inherited.min(journal.steps.len()));
     // A slot that was the dead one's is its again. One that was not is freed like any other: it may
     // have the same number, where somebody else had it in between.
@@ -274,6 +275,7 @@ impl Work<'_> {
             was_up: forward.up,
             was_promiscuous: forward.promiscuous,
             program: None,
+            qdisc: false,
         });
         self.store.put_forward(&shared)?;
         if !forward.up {
@@ -284,11 +286,12 @@ impl Work<'_> {
         }
         let lost = matches!(&shared.program, Some(Step::Pinned(pin)) if !Hooks::is_alive(pin));
         if shared.program.is_none() || lost {
-            let hook = Hook::best();
-            if hook == Hook::Tcx {
-                shared.program = Some(Step::Pinned(pin.clone()));
-                self.store.put_forward(&shared)?;
+            let hook = Hook::of(self.guest.attach);
+            match hook {
+                Hook::Tcx => shared.program = Some(Step::Pinned(pin.clone())),
+                Hook::Clsact => shared.qdisc |= Hooks::add_clsact(&forward.name)?,
             }
+            self.store.put_forward(&shared)?;
             let attached = programs.attach(Place::ForwardIngress, &forward.name, hook, Some(&pin))?;
             if let Attached::Filter { device, place, priority, handle } = attached {
                 shared.program = Some(Step::Filter { device, place, priority, handle });
@@ -375,7 +378,7 @@ impl Work<'_> {
         device: &str,
         held: &mut Vec<FdLink>,
     ) -> Result<(), SetupError> {
-        let hook = Hook::best();
+        let hook = Hook::of(self.guest.attach);
         // The capture tap goes with this process, and so may its program.
         // A secondary's guest that was let go would answer beside the primary's.
         let outlives = self.guest.on_crash == OnCrash::Closed
@@ -390,12 +393,17 @@ impl Work<'_> {
             return Err(SetupError::Datapath(DatapathError::Attach {
                 program: place.program(),
                 device: device.into(),
-                why: "kernel too old: --on-crash open needs TCX, which came with Linux 6.6".into(),
+                why: "--on-crash open needs TCX: Linux 6.6, and not --attach clsact".into(),
             }));
+        }
+        if hook == Hook::Clsact && pinned && Hooks::add_clsact(device)? {
+            self.note(Step::Qdisc)?;
         }
         match programs.attach(place, device, hook, pin.as_deref())? {
             Attached::Held(link) => held.push(link),
             Attached::Pinned(_) => {}
+            // It goes with the tap, and another tap may have its name by the time this is undone.
+            Attached::Filter { place: Place::CaptureIngress, .. } => {}
             Attached::Filter { device, place, priority, handle } => {
                 self.note(Step::Filter { device, place, priority, handle })?;
             }
@@ -409,7 +417,7 @@ impl Work<'_> {
         let mut old = left.clone();
         let ours = &self.journal;
         let same_slot = old.forward == ours.forward && old.index == ours.index;
-        old.steps.retain(|step| !(is_port(step) || same_slot && *step == Step::Slot));
+        old.steps.retain(|step| !(is_kept(step) || same_slot && *step == Step::Slot));
         let forward = ours.forward.clone();
         let mut outcome = undo_steps(&old, self.netlink);
         let mut of = Some(&old);

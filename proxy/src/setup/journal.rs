@@ -39,6 +39,8 @@ pub enum Step {
         /// The filter's handle.
         handle: u32,
     },
+    /// A `clsact` qdisc was added to the vif.
+    Qdisc,
     /// The vif was made a port of a bridge; before that it was one of this.
     Port {
         /// The bridge's number.
@@ -97,6 +99,9 @@ pub(super) struct ForwardJournal {
     pub(super) was_promiscuous: bool,
     /// How its program is attached; none if not yet.
     pub(super) program: Option<Step>,
+    /// Whether a `clsact` qdisc was added for it.
+    #[serde(default)]
+    pub(super) qdisc: bool,
 }
 
 /// The journals of this network namespace.

@@ -42,7 +42,15 @@ fn undo_step(step: &Step, journal: &Journal, netlink: &mut Netlink) -> Result<()
         Step::Folder(path) => Ok(datapath::remove(path)?),
         Step::Slot => free_slot(journal),
         Step::Pinned(path) => unpin(path),
-        Step::Filter { device, place, priority, handle } => delete_filter(device, *place, *priority, *handle),
+        Step::Filter { place, priority, handle, .. } => {
+            // By its number: a device of the same name may be another by now, with another's filters.
+            let Some(vif) = present(netlink, journal.vif.number)? else { return Ok(()) };
+            delete_filter(&vif.name, *place, *priority, *handle)
+        }
+        Step::Qdisc => {
+            let Some(vif) = present(netlink, journal.vif.number)? else { return Ok(()) };
+            Ok(netlink.remove_bare_clsact(&vif).map(drop)?)
+        }
         Step::Port { before } => give_back(journal, *before, netlink),
     }
 }
@@ -117,13 +125,18 @@ pub(super) fn release_forward(
 pub(super) fn restore_forward(forward: &ForwardJournal, netlink: &mut Netlink) -> Result<(), SetupError> {
     match &forward.program {
         Some(Step::Pinned(path)) => unpin(path)?,
-        Some(Step::Filter { device, place, priority, handle }) => {
-            delete_filter(device, *place, *priority, *handle)?;
+        Some(Step::Filter { place, priority, handle, .. }) => {
+            if let Some(link) = present(netlink, forward.device.number)? {
+                delete_filter(&link.name, *place, *priority, *handle)?;
+            }
         }
         _ => {}
     }
     datapath::remove(&forward.folder)?;
     let Some(link) = present(netlink, forward.device.number)? else { return Ok(()) };
+    if forward.qdisc {
+        netlink.remove_bare_clsact(&link)?;
+    }
     if link.promiscuous && !forward.was_promiscuous {
         netlink.set_promiscuous(&link, false)?;
     }

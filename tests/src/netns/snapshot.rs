@@ -16,7 +16,7 @@ pub struct Snapshot(BTreeSet<String>);
 
 impl Snapshot {
     /// Looks at a host: links, bridge ports and VLANs, queueing disciplines, rules, TCX programs,
-    /// pinned files.
+    /// filters, pinned files.
     pub fn of(lab: &Lab, host: &Space) -> Result<Self> {
         let mut lines = BTreeSet::new();
         let links: Value = serde_json::from_str(&host.run("ip -d -j link show")?)?;
@@ -38,6 +38,8 @@ impl Snapshot {
                     .map(|program| String::from_utf8_lossy(program.name()).into_owned())
                     .collect();
                 lines.insert(format!("tcx {name} {way} {names:?}"));
+                let filters = host.run(&format!("tc filter show dev {name} {way}")).unwrap_or_default();
+                lines.extend(filters.lines().map(|line| format!("filter {name} {way}: {line}")));
             }
         }
         for line in

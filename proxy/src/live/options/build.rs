@@ -189,6 +189,7 @@ fn guest(options: &GuestOptions, nics: Vec<Nic>) -> Result<Guest, Problem> {
         checkpoints: checkpoints(options)?,
         start: options.start.into(),
         on_crash: options.on_crash.into(),
+        attach: options.attach.into(),
         queue_frames: options.queue_frames.get() as u32,
         flows: options.flows.get() as u32,
         busy_poll: Duration::from_micros(options.busy_poll.get()),

@@ -1,6 +1,6 @@
-//! Options that are one of two words.
+//! Options that are one of a few words.
 
-use crate::live::spec::{Mode, OnCrash, Start};
+use crate::live::spec::{Attach, Mode, OnCrash, Start};
 use std::fmt;
 
 macro_rules! choice {
@@ -52,6 +52,29 @@ choice! {
         Closed = "closed",
         /// The guest goes on unprotected
         Open = "open",
+    }
+}
+
+choice! {
+    /// How programs are attached.
+    AttachOption {
+        /// As TCX links where the kernel has them, else as filters
+        #[default]
+        Auto = "auto",
+        /// As TCX links (Linux 6.6)
+        Tcx = "tcx",
+        /// As filters of a clsact qdisc, which is added if there is none
+        Clsact = "clsact",
+    }
+}
+
+impl From<AttachOption> for Attach {
+    fn from(choice: AttachOption) -> Self {
+        match choice {
+            AttachOption::Auto => Self::Auto,
+            AttachOption::Tcx => Self::Tcx,
+            AttachOption::Clsact => Self::Clsact,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ mod name;
 mod whole;
 
 pub use build::{Problem, SpecError, build};
-pub use choice::{CrashOption, ModeOption, StartOption};
+pub use choice::{AttachOption, CrashOption, ModeOption, StartOption};
 pub use engine_args::{EngineArgs, PassRule, Policy};
 pub use name::{GuestName, GuestNameError, VifName};
 pub use whole::{NotWhole, Whole};
@@ -95,6 +95,10 @@ pub struct GuestOptions {
     #[arg(long, value_name = "STATE", default_value_t)]
     #[serde(default)]
     pub on_crash: CrashOption,
+    /// How the programs are attached in the kernel
+    #[arg(long, value_name = "HOW", default_value_t)]
+    #[serde(default)]
+    pub attach: AttachOption,
     /// Frames that may wait for the comparator before the kernel drops them
     #[arg(long, value_name = "N", default_value_t = QUEUE_FRAMES)]
     #[serde(default = "queue_frames")]
@@ -137,6 +141,7 @@ impl Default for GuestOptions {
             command_timeout: None,
             start: StartOption::default(),
             on_crash: CrashOption::default(),
+            attach: AttachOption::default(),
             queue_frames: QUEUE_FRAMES,
             flows: FLOWS,
             busy_poll: BUSY_POLL,
