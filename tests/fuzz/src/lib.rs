@@ -2,8 +2,10 @@
 //!
 //! * [`frames`] builds valid frames of a few flows, which an input then cuts, mixes and bends.
 //! * [`watch`] is a sink that knows what must never come out of the engine.
+//! * [`model`] says what translation between two kernels' numbers comes to.
 //! * [`script`] turns an input into what happens to an engine.
 
 pub mod frames;
+pub mod model;
 pub mod script;
 pub mod watch;
