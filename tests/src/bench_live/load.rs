@@ -120,12 +120,13 @@ fn busy() -> Result<f64> {
     Ok((fields[0] + fields[1] + fields[2] + fields[5] + fields[6]) / 100.0)
 }
 
-/// Bytes of one go; the time is asked for in between.
-const GO: u64 = 32 << 20;
+/// Bytes of the first go. Each has twice as many as the one before, up to the last number; the time is
+/// asked for in between.
+const GO: [u64; 2] = [256 << 10, 32 << 20];
 
-fn down(socket: &mut TcpStream) -> io::Result<()> {
-    tell(socket, b'G', GO)?;
-    let mut left = GO;
+fn down(socket: &mut TcpStream, bytes: u64) -> io::Result<()> {
+    tell(socket, b'G', bytes)?;
+    let mut left = bytes;
     let mut buffer = vec![0; 256 << 10];
     while left > 0 {
         let count = socket.read(&mut buffer)?;
@@ -137,10 +138,10 @@ fn down(socket: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn up(socket: &mut TcpStream) -> io::Result<()> {
-    tell(socket, b'P', GO)?;
+fn up(socket: &mut TcpStream, bytes: u64) -> io::Result<()> {
+    tell(socket, b'P', bytes)?;
     let chunk = vec![7; 256 << 10];
-    for _ in 0..GO / chunk.len() as u64 {
+    for _ in 0..bytes / chunk.len() as u64 {
         socket.write_all(&chunk)?;
     }
     socket.read_exact(&mut [0])
@@ -151,7 +152,7 @@ fn bulk(
     to: IpAddr,
     streams: usize,
     time: Duration,
-    go: fn(&mut TcpStream) -> io::Result<()>,
+    go: fn(&mut TcpStream, u64) -> io::Result<()>,
 ) -> Result<Measured> {
     let mut sockets: Vec<TcpStream> = (0..streams).map(|_| connect(client, to)).collect::<io::Result<_>>()?;
     let (before, begin) = (busy()?, Instant::now());
@@ -160,10 +161,11 @@ fn bulk(
             .iter_mut()
             .map(|socket| {
                 scope.spawn(move || {
-                    let mut bytes = 0;
+                    let (mut bytes, [mut next, most]) = (0, GO);
                     while begin.elapsed() < time {
-                        go(socket)?;
-                        bytes += GO;
+                        go(socket, next)?;
+                        bytes += next;
+                        next = most.min(2 * next);
                     }
                     Ok(bytes)
                 })

@@ -7,24 +7,38 @@ use crate::bench::machine::Machine;
 use crate::bench::stats::median;
 use std::fmt::Write as _;
 
+/// One load on one way.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// What the client did.
+    pub load: Load,
+    /// The way.
+    pub contender: Contender,
+    /// What came of it; nothing if it stood still for too long.
+    pub measured: Option<Measured>,
+    /// Checkpoints asked for meanwhile.
+    pub checkpoints: u64,
+}
+
 /// All rounds of all loads and contenders.
 #[derive(Debug, Default)]
-pub struct Results(Vec<(Load, Contender, Measured)>);
+pub struct Results(Vec<Round>);
 
 impl Results {
     /// Adds one.
-    pub fn push(&mut self, load: Load, contender: Contender, measured: Measured) {
-        self.0.push((load, contender, measured));
+    pub fn push(&mut self, round: Round) {
+        self.0.push(round);
     }
 
+    fn rounds(&self, load: Load, contender: Contender) -> impl Iterator<Item = &Round> {
+        self.0.iter().filter(move |round| (round.load, round.contender) == (load, contender))
+    }
+
+    /// Not a number if there is none.
     fn median_of(&self, load: Load, contender: Contender, what: impl Fn(&Measured) -> Option<f64>) -> f64 {
-        let values: Vec<f64> = self
-            .0
-            .iter()
-            .filter(|(one, other, _)| (*one, *other) == (load, contender))
-            .filter_map(|(.., measured)| what(measured))
-            .collect();
-        median(&values)
+        let measured = self.rounds(load, contender).filter_map(|round| round.measured.as_ref());
+        let values: Vec<f64> = measured.filter_map(what).collect();
+        if values.is_empty() { f64::NAN } else { median(&values) }
     }
 
     fn value(&self, load: Load, contender: Contender) -> f64 {
@@ -45,42 +59,66 @@ impl Results {
             machine.kernel
         );
         let names = Contender::ALL.map(Contender::name).join(" | ");
-        let _ = writeln!(page, "| load | unit | {names} | protected / mirrored | protected / passed |");
-        let _ = writeln!(page, "|---|---|---|---|---|---|---|---|");
+        let _ = writeln!(page, "| load | unit | {names} | protected / mirrored | protected / passed | plain / QEMU |");
+        let _ = writeln!(page, "|---|---|---|---|---|---|---|---|---|---|---|");
         for load in Load::ALL {
             self.row(&mut page, load);
         }
         self.latency(&mut page);
         self.cpu(&mut page);
+        self.checkpoints(&mut page);
         let _ = write!(page, "\n{}", secondary_line(paths));
         page
     }
 
     fn row(&self, page: &mut String, load: Load) {
         let values = Contender::ALL.map(|contender| show(self.value(load, contender))).join(" | ");
-        let ratio = |other| {
-            let (ours, theirs) = (self.value(load, Contender::Protected), self.value(load, other));
-            if load.is_latency() {
-                format!("+{:.1} µs", ours - theirs)
-            } else {
-                format!("{:.0} %", 100.0 * ours / theirs)
+        let ratio = |ours, theirs| {
+            let (ours, theirs) = (self.value(load, ours), self.value(load, theirs));
+            match (ours / theirs).is_finite() {
+                false => "–".into(),
+                true if load.is_latency() => format!("{:+.1} µs", ours - theirs),
+                true if ours >= 2.0 * theirs => format!("{:.1} times", ours / theirs),
+                true => format!("{:.0} %", 100.0 * ours / theirs),
             }
         };
-        let (mirrored, passed) = (ratio(Contender::Mirrored), ratio(Contender::Passed));
-        let _ = writeln!(page, "| {} | {} | {values} | {mirrored} | {passed} |", load.name(), load.unit());
+        let ratios = [
+            ratio(Contender::Protected, Contender::Mirrored),
+            ratio(Contender::Protected, Contender::Passed),
+            ratio(Contender::Plain, Contender::Qemu),
+        ];
+        let _ = writeln!(page, "| {} | {} | {values} | {} |", load.name(), load.unit(), ratios.join(" | "));
     }
 
     fn latency(&self, page: &mut String) {
         let p99 = Contender::ALL
             .map(|contender| show(self.median_of(Load::RoundTrip, contender, |measured| measured.p99)));
-        let _ = writeln!(page, "| round trip, 99th percentile | µs | {} | | |", p99.join(" | "));
+        let _ = writeln!(page, "| round trip, 99th percentile | µs | {} | | | |", p99.join(" | "));
     }
 
     fn cpu(&self, page: &mut String) {
         for load in [Load::Down(1), Load::Up(1)] {
             let cpu = Contender::ALL
                 .map(|contender| show(self.median_of(load, contender, |measured| measured.cpu)));
-            let _ = writeln!(page, "| {}, CPU | s/GB | {} | | |", load.name(), cpu.join(" | "));
+            let _ = writeln!(page, "| {}, CPU | s/GB | {} | | | |", load.name(), cpu.join(" | "));
+        }
+    }
+
+    /// What was let go by checkpoints and not by comparison, and what came to nothing.
+    fn checkpoints(&self, page: &mut String) {
+        let held = [Contender::Protected, Contender::Plain, Contender::Qemu];
+        let names = held.map(Contender::name).join(" | ");
+        let _ = writeln!(page, "\nCheckpoints that were asked for while a load ran, in all rounds:\n");
+        let _ = writeln!(page, "| load | {names} |\n|---|---|---|---|");
+        for load in Load::ALL {
+            let cells = held.map(|contender| {
+                let asked: u64 = self.rounds(load, contender).map(|round| round.checkpoints).sum();
+                let rounds = self.rounds(load, contender).count();
+                let failed = self.rounds(load, contender).filter(|round| round.measured.is_none()).count();
+                let stood = format!(" ({failed} of {rounds} rounds stood still)");
+                format!("{asked}{}", if failed > 0 { &stood } else { "" })
+            });
+            let _ = writeln!(page, "| {} | {} |", load.name(), cells.join(" | "));
         }
     }
 }
@@ -101,6 +139,7 @@ pub fn secondary_line(paths: &[Paths]) -> String {
 
 fn show(value: f64) -> String {
     match value {
+        value if value.is_nan() => "–".into(),
         value if value >= 1000.0 => format!("{value:.0}"),
         value if value >= 10.0 => format!("{value:.1}"),
         value => format!("{value:.2}"),

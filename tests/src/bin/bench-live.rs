@@ -1,13 +1,17 @@
 //! `cargo xtask bench live`: see `docs/benchmarks-live.md`.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use colo_tests::bench::machine::Machine;
-use colo_tests::bench_live::contender::{Contender, lab};
+use colo_tests::bench_live::contender::{Contender, Running};
 use colo_tests::bench_live::load::Load;
+<<<<<<< HEAD
 use colo_tests::bench_live::report::{Results, secondary_line};
+=======
+use colo_tests::bench_live::report::{Results, Round};
+>>>>>>> f25d0ca (bench live: QEMU's filters and comparer between the same guests)
 use colo_tests::bench_live::{secondary, server};
-use colo_tests::netns::lab::addresses;
+use colo_tests::netns::lab::{Lab, addresses};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,32 +45,39 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let mut results = Results::default();
+<<<<<<< HEAD
     for round in 1..=if args.secondary { 0 } else { args.rounds } {
+=======
+    for number in 1..=args.rounds {
+>>>>>>> f25d0ca (bench live: QEMU's filters and comparer between the same guests)
         for contender in Contender::ALL.into_iter().filter(|one| one.name().contains(&args.contender)) {
-            let lab = lab()?;
-            lab.twins(0).into_iter().try_for_each(server::start)?;
-            let _live = contender.start(&lab, &args.proxy)?;
+            let mut scene = None;
             for load in Load::ALL.into_iter().filter(|one| one.name().contains(&args.load)) {
-                let time = Duration::from_secs_f64(args.seconds);
-                let measured = load
-                    .run(&lab.client, addresses(0, 0)[0], time)
-                    .with_context(|| format!("{}, {}", contender.name(), load.name()))?;
-                let mut out = std::io::stderr();
+                let (running, lab) = match &mut scene {
+                    Some(scene) => scene,
+                    none => none.insert(start(contender, &args.proxy)?),
+                };
+                let round = run(contender, load, lab, running, args.seconds)?;
+                let value = round.measured.map_or(f64::NAN, |measured| measured.value);
                 writeln!(
-                    out,
-                    "{round} {:<13} {:<36} {:>10.2} {}",
+                    std::io::stderr(),
+                    "{number} {:<23} {:<36} {value:>10.2} {:<12} {} checkpoints",
                     contender.name(),
                     load.name(),
-                    measured.value,
-                    load.unit()
+                    load.unit(),
+                    round.checkpoints
                 )?;
-                results.push(load, contender, measured);
+                if round.measured.is_none() {
+                    // What still waits there would be in the next load's way.
+                    scene = None;
+                }
+                results.push(round);
             }
         }
     }
     let mut paths = Vec::new();
     for _ in 0..args.rounds {
-        let paths_now = secondary::measure(&lab()?, Duration::from_secs_f64(args.seconds))?;
+        let paths_now = secondary::measure(&Contender::Mirrored.lab()?, Duration::from_secs_f64(args.seconds))?;
         writeln!(std::io::stderr(), "the secondary's path: {paths_now:?}")?;
         paths.push(paths_now);
     }
@@ -80,4 +91,23 @@ fn main() -> Result<()> {
         std::fs::write(doc, page)?;
     }
     Ok(())
+}
+
+/// What is between the guests and the client, and a lab with servers in both guests; dropped in this order.
+fn start(contender: Contender, proxy: &str) -> Result<(Running, Lab)> {
+    let lab = contender.lab()?;
+    lab.twins(0).into_iter().try_for_each(server::start)?;
+    let running = contender.start(&lab, proxy)?;
+    Ok((running, lab))
+}
+
+/// One load. One that comes to nothing is a result; that something has ended is not.
+fn run(contender: Contender, load: Load, lab: &Lab, running: &mut Running, seconds: f64) -> Result<Round> {
+    let before = running.checkpoints()?;
+    let measured = load.run(&lab.client, addresses(0, 0)[0], Duration::from_secs_f64(seconds));
+    let checkpoints = running.checkpoints()? - before;
+    if let Err(error) = &measured {
+        writeln!(std::io::stderr(), "{}, {}: {error:#}", contender.name(), load.name())?;
+    }
+    Ok(Round { load, contender, measured: measured.ok(), checkpoints })
 }
