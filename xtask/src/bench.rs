@@ -19,7 +19,7 @@ pub(crate) enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// A guest on real interfaces: plain bridge, mirrored, protected; writes docs/benchmarks-live.md
+    /// A guest on real interfaces: plain bridge, mirrored, protected, QEMU; writes docs/benchmarks-live.md
     Live {
         /// Handed on, such as --rounds N, --seconds S, --proxy '--busy-poll 0'
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -42,6 +42,7 @@ pub(crate) fn run(what: &What) -> Result<()> {
         }
         What::Live { args } => {
             packages::ensure(&packages::LAB)?;
+            packages::ensure(&[QEMU])?;
             bench("bench-live", &with_doc(args, LIVE_DOC))
         }
         What::Engine { args } => bench("bench-engine", &with_doc(args, ENGINE_DOC)),

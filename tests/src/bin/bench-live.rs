@@ -77,7 +77,8 @@ fn main() -> Result<()> {
     }
     let mut paths = Vec::new();
     for _ in 0..args.rounds {
-        let paths_now = secondary::measure(&Contender::Mirrored.lab()?, Duration::from_secs_f64(args.seconds))?;
+        let paths_now =
+            secondary::measure(&Contender::Mirrored.lab()?, Duration::from_secs_f64(args.seconds))?;
         writeln!(std::io::stderr(), "the secondary's path: {paths_now:?}")?;
         paths.push(paths_now);
     }
