@@ -14,6 +14,13 @@ pub(crate) enum What {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Record what the comparator reads of two protected guests, as root, in the lab of network
+    /// namespaces; prints the row of each pair
+    RecordLive {
+        /// Where the captures go, and which recordings; without names, all
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Make every derived capture anew, as its row in pcaps/README.md says
     Derive {
         /// Handed on
@@ -25,11 +32,13 @@ pub(crate) enum What {
 pub(crate) fn run(what: &What) -> Result<()> {
     match what {
         What::Record { args } => {
-            let names = packages_of_the_recorder()?;
-            let why = "the programs that are recorded, and their network";
-            let packages: Vec<Package<'_>> = names.iter().map(|name| Package { name, why }).collect();
-            packages::ensure(&packages)?;
+            packages_of("list")?;
             command::run(pcaps("record", args))
+        }
+        What::RecordLive { args } => {
+            packages_of("list-live")?;
+            command::run(cargo(["build", "--release", "--package", "colo-proxy", "--bins"]))?;
+            command::run(pcaps("record-live", args))
         }
         What::Derive { args } => command::run(pcaps("derive", args)),
     }
@@ -42,11 +51,13 @@ fn pcaps(verb: &str, args: &[String]) -> Command {
     command
 }
 
-/// The recorder knows best what it runs: its list begins with `packages: A B C`.
-fn packages_of_the_recorder() -> Result<Vec<String>> {
-    let output = pcaps("list", &[]).output().context("cannot run the recorder")?;
+/// Installs what the recorder needs. It knows best: its list begins with `packages: A B C`.
+fn packages_of(list: &str) -> Result<()> {
+    let output = pcaps(list, &[]).output().context("cannot run the recorder")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find_map(|line| line.strip_prefix("packages: "));
     let line = line.context("the recorder does not say which packages it needs")?;
-    Ok(line.split_whitespace().map(str::to_owned).collect())
+    let why = "the programs that are recorded, and their network";
+    let packages: Vec<Package<'_>> = line.split_whitespace().map(|name| Package { name, why }).collect();
+    packages::ensure(&packages)
 }

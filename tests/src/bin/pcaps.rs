@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
+use colo_tests::pcaps::live::{self, SCENES};
 use colo_tests::pcaps::oracle::{Finding, Flow};
 use colo_tests::pcaps::record::{self, PACKAGES, SCENARIOS};
 use colo_tests::pcaps::{pairs, rows};
@@ -23,6 +24,13 @@ enum Command {
         /// Only these recordings.
         names: Vec<String>,
     },
+    /// Record on the live path, what the comparator reads of two protected guests; needs root. Prints each pair's row.
+    RecordLive {
+        /// Where the captures go.
+        out: PathBuf,
+        /// Only these recordings.
+        names: Vec<String>,
+    },
     /// Make every derived capture anew, as its row in README.md says.
     Derive {
         /// The directory of the captures.
@@ -37,32 +45,50 @@ enum Command {
     },
     /// List the recordings, and the packages they need.
     List,
+    /// The same for the live path.
+    ListLive,
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
-        Command::Record { out, names } => record(&out, &names),
+        Command::Record { out, names } => {
+            each(SCENARIOS, |scenario| scenario.name, &names, |scenario| record::record(scenario, &out))
+        }
+        Command::RecordLive { out, names } => {
+            each(SCENES, |scene| scene.name, &names, |scene| live::record(scene, &out))
+        }
         Command::Derive { dir } => derive(&dir),
         Command::Judge { dir } => judge(&dir),
         Command::List => {
-            println!("packages: {PACKAGES}");
-            for scenario in SCENARIOS {
-                println!("{}", scenario.name);
-            }
+            list(PACKAGES, SCENARIOS.iter().map(|scenario| scenario.name));
+            Ok(())
+        }
+        Command::ListLive => {
+            list(live::PACKAGES, SCENES.iter().map(|scene| scene.name));
             Ok(())
         }
     }
 }
 
-fn record(out: &Path, names: &[String]) -> Result<()> {
-    let known = |name: &String| SCENARIOS.iter().any(|scenario| scenario.name == name);
-    if let Some(unknown) = names.iter().find(|name| !known(name)) {
+fn list<'a>(packages: &str, names: impl Iterator<Item = &'a str>) {
+    println!("packages: {packages}");
+    names.for_each(|name| println!("{name}"));
+}
+
+/// Makes every recording that is wanted, whatever becomes of the others.
+fn each<T>(
+    all: &[T],
+    name_of: impl Fn(&T) -> &'static str,
+    wanted: &[String],
+    record: impl Fn(&T) -> Result<()>,
+) -> Result<()> {
+    let known = |name: &String| all.iter().any(|one| name_of(one) == name);
+    if let Some(unknown) = wanted.iter().find(|name| !known(name)) {
         anyhow::bail!("there is no recording `{unknown}`");
     }
-    let wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| wanted == name);
     let mut failed = 0;
-    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
-        if let Err(error) = record::record(scenario, out) {
+    for one in all.iter().filter(|one| wanted.is_empty() || wanted.iter().any(|name| name == name_of(one))) {
+        if let Err(error) = record(one) {
             eprintln!("{error:#}");
             failed += 1;
         }

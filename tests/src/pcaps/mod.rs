@@ -6,10 +6,11 @@
 //! * [`oracle`] says what the difference between two whole captures is, by the simplest means that will do.
 //! * [`pairs`] makes and judges the files of one row.
 //! * [`rows`] reads `pcaps/README.md`, the one place that says what every pair shows.
-//! * [`record`] runs the real programs in network namespaces.
+//! * [`record`] runs the real programs in network namespaces, [`live`] in two guests that are protected.
 
 pub mod derive;
 pub mod io;
+pub mod live;
 pub mod oracle;
 pub mod pairs;
 pub mod record;

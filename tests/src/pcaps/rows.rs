@@ -7,7 +7,7 @@
 //! | id, primary, secondary | a name, two file names |
 //! | guest | a MAC address, or `-`: every frame is the guest's |
 //! | options | further options of `replay`, or `-` |
-//! | made | `twin`, `derived: STEPS`, or `derived from FILE: STEPS / STEPS` (primary's, secondary's; `-` for none) |
+//! | made | `live`, `twin`, `derived: STEPS`, or `derived from FILE: STEPS / STEPS` (primary's, secondary's; `-` for none) |
 //! | shows | free text |
 //! | verdict, exit | `match`, `diverged` or `incomplete`; the exit status |
 //! | tcp, udp | how many flows |
@@ -23,6 +23,8 @@ use std::path::Path;
 /// How a pair was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Made {
+    /// What the comparator read while it protected a guest.
+    Live,
     /// Two guests were recorded at the same time.
     Twin,
     /// From one recording; by default the primary itself.
@@ -125,8 +127,10 @@ pub fn mac(text: &str) -> Result<Mac> {
 }
 
 fn made(text: &str, primary: &str) -> Result<Made> {
-    if text == "twin" {
-        return Ok(Made::Twin);
+    match text {
+        "live" => return Ok(Made::Live),
+        "twin" => return Ok(Made::Twin),
+        _ => {}
     }
     let steps = |text: &str| if text.trim() == "-" { Ok(vec![]) } else { derive::parse(text) };
     if let Some(text) = text.strip_prefix("derived: ") {

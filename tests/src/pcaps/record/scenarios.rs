@@ -46,21 +46,21 @@ const BASE: Scenario = Scenario {
 };
 
 /// 60 KB towards the guest.
-const HTTP_UPLOAD: &str =
+pub(in crate::pcaps) const HTTP_UPLOAD: &str =
     "curl -sS -o /dev/null -H Expect: --data-binary @{dir}/../pri/www/middle.txt http://10.77.0.2/echo";
 
 /// A site: pages whose every byte is known from its place, so that a shifted stream never looks equal.
-const SITE: &str = "mkdir -p {dir}/www && seq -f 'line %09g of the big page' 1 7200 | head -c 200000 > {dir}/www/big.txt && \
+pub(in crate::pcaps) const SITE: &str = "mkdir -p {dir}/www && seq -f 'line %09g of the big page' 1 7200 | head -c 200000 > {dir}/www/big.txt && \
      head -c 60000 {dir}/www/big.txt > {dir}/www/middle.txt && \
      seq -f 'line %05g' 1 600 > {dir}/www/small.txt && echo '<p>hello</p>' > {dir}/www/index.html && \
      find {dir}/www -exec touch -d 2026-01-01T00:00:00Z {} +";
-const NGINX_CONF: &str = "cat > {dir}/nginx.conf <<END\n\
+pub(in crate::pcaps) const NGINX_CONF: &str = "cat > {dir}/nginx.conf <<END\n\
      daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log; events { }\n\
      http { access_log off; default_type text/plain; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; \
      fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s; root {dir}/www; \
      server { listen 10.77.0.2:80; listen [::]:80; location /echo { client_max_body_size 1m; return 200 done; } } \
      include {dir}/tls*.conf; }\nEND";
-const NGINX: &str = "nginx -e {dir}/error.log -c {dir}/nginx.conf";
+pub(in crate::pcaps) const NGINX: &str = "nginx -e {dir}/error.log -c {dir}/nginx.conf";
 const CERT: &str = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=guest.example \
      -keyout {dir}/key.pem -out {dir}/cert.pem && echo \"server { listen 10.77.0.2:443 ssl; ssl_certificate {dir}/cert.pem; \
      ssl_certificate_key {dir}/key.pem; ssl_protocols TLSv1.2 TLSv1.3; }\" > {dir}/tls.conf";
@@ -72,11 +72,11 @@ const SSHD: &str = "/usr/sbin/sshd -D -e -f {dir}/sshd.conf";
 /// The client runs this; the keys are in the primary's directory, beside its own.
 const SSH: &str = "cd {dir}/../pri && for t in 'seq 1 2000' 'cat; exit 3'; do seq 1 50 | ssh -F none -o StrictHostKeyChecking=no \
      -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -i id root@10.77.0.2 \"$t\" > /dev/null; done; true";
-const DNSMASQ: &str = "dnsmasq -k -C /dev/null -u root -h -R --pid-file= --port=53 --listen-address=10.77.0.2 --bind-interfaces \
+pub(in crate::pcaps) const DNSMASQ: &str = "dnsmasq -k -C /dev/null -u root -h -R --pid-file= --port=53 --listen-address=10.77.0.2 --bind-interfaces \
      --local=/example/ --host-record=www.example,10.1.2.3,fd00::3 --host-record=mail.example,10.1.2.4 --mx-host=example,mail.example,10 \
      --txt-record=example,a-text-record --srv-host=_http._tcp.example,www.example,80 --address=/any.example/10.9.9.9 \
      --txt-record=long.example,aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-const DIG: &str = "for n in www.example mail.example a.any.example b.any.example nothing.example; do for t in A AAAA MX TXT; do \
+pub(in crate::pcaps) const DIG: &str = "for n in www.example mail.example a.any.example b.any.example nothing.example; do for t in A AAAA MX TXT; do \
      dig -b 10.77.0.1#5353 +tries=1 +noall @10.77.0.2 $n $t || exit 1; done; done; dig +noall @10.77.0.2 long.example TXT && \
      dig +noall @10.77.0.2 _http._tcp.example SRV && dig +tcp +noall @10.77.0.2 www.example A";
 const POSTGRES_INIT: &str = "chown postgres {dir} && cd / && setpriv --reuid=postgres --regid=postgres --clear-groups \
@@ -88,15 +88,16 @@ const PSQL: &str = "printf '%s\\n' 'create table t(n int primary key, s text);' 
      \"insert into t select g, 'row ' || g from generate_series(1, 300) g;\" 'select * from t order by n;' \
      \"update t set s = 'changed' where n % 7 = 0;\" 'select count(*), sum(n) from t where s = $$changed$$;' 'select 1/0;' \
      | PGSSLMODE=disable psql -X -q -h 10.77.0.2 -U postgres postgres > /dev/null 2>&1";
-const REDIS: &str = "redis-server --bind 10.77.0.2 --protected-mode no --save '' --dir {dir}";
-const REDIS_CLI: &str = "r='redis-cli -h 10.77.0.2'; { $r -r 40 -i 0.01 INCR n; $r SET key value; $r APPEND key more; $r GET key; \
+pub(in crate::pcaps) const REDIS: &str =
+    "redis-server --bind 10.77.0.2 --protected-mode no --save '' --dir {dir}";
+pub(in crate::pcaps) const REDIS_CLI: &str = "r='redis-cli -h 10.77.0.2'; { $r -r 40 -i 0.01 INCR n; $r SET key value; $r APPEND key more; $r GET key; \
      $r EVAL 'return string.rep(ARGV[1], 500)' 0 pattern; $r LPUSH key x; true; } > /dev/null";
 /// Closes with unread data: the kernel answers with a reset. The second connection is refused at once.
 const ABORT: &str = "python3 -c 'import socket,time; s=socket.create_server((\"10.77.0.2\",7000)); c,_=s.accept(); c.sendall(b\"ready\\n\"); \
      time.sleep(.5); c.close(); time.sleep(60)'";
 const ABORTED: &str = "(echo one; sleep 0.1; echo two; sleep 1) | nc -w 3 10.77.0.2 7000 > /dev/null; true";
 const REFUSED: &str = "nc -z 10.77.0.2 81; nc -z 10.77.0.2 82; true";
-const HTTP_THREE: &str = "curl -sS -o /dev/null -o /dev/null -o /dev/null http://10.77.0.2/ http://10.77.0.2/small.txt \
+pub(in crate::pcaps) const HTTP_THREE: &str = "curl -sS -o /dev/null -o /dev/null -o /dev/null http://10.77.0.2/ http://10.77.0.2/small.txt \
      http://10.77.0.2/nothing && curl -sS -I -o /dev/null http://10.77.0.2/small.txt && \
      curl -sS -o /dev/null -H Connection:close http://10.77.0.2/small.txt";
 
