@@ -162,7 +162,7 @@ pub const SCENES: &[Scene] = &[
         name: "lossy-overlap",
         shows: "A clean wire at the primary; losses at the secondary, in both directions, and other borders",
         ng: true,
-        loss: 6,
+        loss: 3,
         apart: &[SHORT],
         script: &[("cli", "curl -sS -o /dev/null http://10.77.0.2/middle.txt")],
         ..WEB
