@@ -43,8 +43,7 @@ const GUESTS: [&str; 2] = ["pri", "sec"];
 
 /// Records one scene into `out`, and says what its row must say.
 pub fn record(scene: &Scene, out: &Path) -> Result<()> {
-    let options =
-        Options { neighbours: true, offload: scene.offload, wire: scene.loss > 0, ..Options::default() };
+    let options = Options { neighbours: true, offload: scene.offload, ..Options::default() };
     let lab = Lab::new(options)?;
     play(scene, &lab, out).with_context(|| format!("recording `{}`", scene.name))
 }
@@ -54,9 +53,6 @@ fn play(scene: &Scene, lab: &Lab, out: &Path) -> Result<()> {
     // Nothing may be let go by a checkpoint: what is recorded is one epoch.
     let patient = Proxy::of(lab, 0, "primary").with("--compare-timeout 60000 --age-floor 60000");
     let live = Live::of(lab, patient, Proxy::of(lab, 0, "secondary"), Conduct::Wait)?;
-    if scene.loss > 0 {
-        lab.lose(scene.loss)?;
-    }
     let file = lab.dir().join("capture.pcap");
     let mut sniffer = sniff(lab, &file)?;
     for (who, line) in scene.script {
@@ -67,7 +63,6 @@ fn play(scene: &Scene, lab: &Lab, out: &Path) -> Result<()> {
     sniffer.signal(Signal::INT)?;
     let said = sniffer.succeed()?;
     ensure!(said.contains("\n0 packets dropped by kernel"), "tcpdump lost frames: {said}");
-    ensure!(scene.loss == 0 || lab.lost()? > 0, "nothing was lost on the forward link");
     let asked = live.toolstack.requests()? > 0;
     ensure!(asked == scene.differs, "a checkpoint was {}asked for", if asked { "" } else { "not " });
     let sides = apart(io::read(&file)?.0)?;

@@ -19,8 +19,6 @@ pub struct Scene {
     pub offload: bool,
     /// The guests' addresses are on VLAN 7.
     pub vlan: bool,
-    /// Of a hundred frames on the forward link so many are lost.
-    pub loss: u32,
     /// Shell lines that prepare each guest, with its files in `{dir}`.
     pub setup: &'static [&'static str],
     /// Shell lines that make the second guest another.
@@ -56,7 +54,6 @@ const BASE: Scene = Scene {
     nano: false,
     offload: false,
     vlan: false,
-    loss: 0,
     setup: &[],
     apart: &[],
     flaw: None,
@@ -157,15 +154,6 @@ pub const SCENES: &[Scene] = &[
         ready: &[7001],
         script: &[("cli", "nc -d 10.77.0.2 7001 > /dev/null")],
         ..BASE
-    },
-    Scene {
-        name: "lossy-overlap",
-        shows: "A clean wire at the primary; losses at the secondary, in both directions, and other borders",
-        ng: true,
-        loss: 3,
-        apart: &[SHORT],
-        script: &[("cli", "curl -sS -o /dev/null http://10.77.0.2/middle.txt")],
-        ..WEB
     },
     Scene {
         name: "dns-byte",
