@@ -40,7 +40,7 @@
 //! # Example
 //!
 //! ```no_run
-//! use colo_proxy::live::spec::{Checkpoints, Guest, Mode, Nic, OnCrash, Places, Spec, Start};
+//! use colo_proxy::live::spec::{Attach, Checkpoints, Guest, Mode, Nic, OnCrash, Places, Spec, Start};
 //! use colo_proxy::live::{AskError, Handle, LiveError, Node, Request};
 //! use std::sync::mpsc::{Receiver, sync_channel};
 //! use std::time::Duration;
@@ -58,6 +58,7 @@
 //!         // Held from the first frame on; `Start::Mirrored` while a first full copy is under way.
 //!         start: Start::Protected,
 //!         on_crash: OnCrash::Closed,
+//!         attach: Attach::Auto,
 //!         queue_frames: 16_384,
 //!         flows: 65_536,
 //!         busy_poll: Duration::ZERO,

@@ -401,9 +401,8 @@ impl Work<'_> {
         }
         match programs.attach(place, device, hook, pin.as_deref())? {
             Attached::Held(link) => held.push(link),
-            Attached::Pinned(_) => {}
-            // It goes with the tap, and another tap may have its name by the time this is undone.
-            Attached::Filter { place: Place::CaptureIngress, .. } => {}
+            // The filter goes with the tap, and another tap may have its name by the time this is undone.
+            Attached::Pinned(_) | Attached::Filter { place: Place::CaptureIngress, .. } => {}
             Attached::Filter { device, place, priority, handle } => {
                 self.note(Step::Filter { device, place, priority, handle })?;
             }

@@ -5,11 +5,7 @@ use clap::Parser;
 use colo_tests::bench::machine::Machine;
 use colo_tests::bench_live::contender::{Contender, Running};
 use colo_tests::bench_live::load::Load;
-<<<<<<< HEAD
-use colo_tests::bench_live::report::{Results, secondary_line};
-=======
-use colo_tests::bench_live::report::{Results, Round};
->>>>>>> f25d0ca (bench live: QEMU's filters and comparer between the same guests)
+use colo_tests::bench_live::report::{Results, Round, secondary_line};
 use colo_tests::bench_live::{secondary, server};
 use colo_tests::netns::lab::{Lab, addresses};
 use std::io::Write as _;
@@ -45,11 +41,7 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let mut results = Results::default();
-<<<<<<< HEAD
-    for round in 1..=if args.secondary { 0 } else { args.rounds } {
-=======
-    for number in 1..=args.rounds {
->>>>>>> f25d0ca (bench live: QEMU's filters and comparer between the same guests)
+    for number in 1..=if args.secondary { 0 } else { args.rounds } {
         for contender in Contender::ALL.into_iter().filter(|one| one.name().contains(&args.contender)) {
             let mut scene = None;
             for load in Load::ALL.into_iter().filter(|one| one.name().contains(&args.load)) {

@@ -12,6 +12,7 @@
 
 use crate::netns::Space;
 use anyhow::Result;
+use std::fmt::Write as _;
 
 /// Interface, prefix length, the address that the world sees, the address that the kernel has.
 const EYES: [(&str, u8, &str, &str); 3] = [
@@ -34,8 +35,8 @@ pub(super) fn estrange(guest: &Space, vlan: bool) -> Result<()> {
         let (family, nodad) = if length == 64 { ("ip6", "nodad") } else { ("ip", "") };
         guest.run(&format!("ip address add {own}/{length} dev {interface} {nodad}"))?;
         guest.run(&format!("ip address del {seen}/{length} dev {interface}"))?;
-        inward += &format!("{family} daddr {seen} {family} daddr set {own}; ");
-        outward += &format!("{family} saddr {own} {family} saddr set {seen}; ");
+        let _ = write!(inward, "{family} daddr {seen} {family} daddr set {own}; ");
+        let _ = write!(outward, "{family} saddr {own} {family} saddr set {seen}; ");
     }
     guest.nft(&format!(
         "table inet numbers {{ \

@@ -6,6 +6,7 @@ use crate::pcaps::record::scenarios::{
 
 /// One recording.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct Scene {
     /// The row of the table, and the stem of its files.
     pub name: &'static str,

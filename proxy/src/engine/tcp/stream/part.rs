@@ -43,7 +43,7 @@ impl<F: Frame> Stream<F> {
 
     /// Lets the verified part out that has waited long enough. One that cannot be cut waits on.
     pub(in super::super) fn release_part<S: Sink<F>>(&mut self, desk: &mut Desk<'_, F, S>) {
-        if !self.part_due().is_some_and(|due| due <= desk.now) {
+        if self.part_due().is_none_or(|due| due > desk.now) {
             return;
         }
         self.part = None;
@@ -51,17 +51,12 @@ impl<F: Frame> Stream<F> {
         let Some(whole) = self.primary.data.pop_front() else { return };
         desk.unhold(Side::Primary, &whole.held);
         let (first, rest) = self.cut(whole);
-        let first = match rest {
-            Some(rest) => {
-                desk.hold(Side::Primary, &rest.held);
-                self.primary.data.push_front(rest);
-                first
-            }
-            None => {
-                desk.hold(Side::Primary, &first.held);
-                return self.primary.data.push_front(first);
-            }
+        let Some(rest) = rest else {
+            desk.hold(Side::Primary, &first.held);
+            return self.primary.data.push_front(first);
         };
+        desk.hold(Side::Primary, &rest.held);
+        self.primary.data.push_front(rest);
         desk.ledger.stats.frames_cut += 1;
         self.let_out(first, fit, None, desk);
     }
