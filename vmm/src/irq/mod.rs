@@ -21,4 +21,9 @@ pub trait Interrupt: Send + Sync + fmt::Debug {
     fn queue(&self, queue: u16);
     /// The device's configuration has changed.
     fn config(&self);
+    /// A queue is broken: the driver is asked to begin anew (`DEVICE_NEEDS_RESET`, where the transport
+    /// has such a thing; a change of configuration makes it look).
+    fn needs_reset(&self) {
+        self.config();
+    }
 }

@@ -11,6 +11,12 @@
 //!     resume ─────────────────────────────► resume: the worker goes on
 //! ```
 
+#[cfg(test)]
+pub(crate) mod fake_driver;
+pub mod ring;
+pub mod throttle;
+pub mod worker;
+
 use crate::irq::Interrupt;
 use crate::memory::GuestRam;
 use std::fmt;

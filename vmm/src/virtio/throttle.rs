@@ -1,0 +1,42 @@
+//! A bound on what a guest can make us log.
+
+use std::time::{Duration, Instant};
+
+/// How long one complaint silences the next.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Lets one complaint through per second, and counts the others.
+#[derive(Clone, Debug, Default)]
+pub struct Throttle {
+    last: Option<Instant>,
+    silenced: u64,
+}
+
+impl Throttle {
+    /// Whether to complain now; if so, how many complaints were silenced since the last.
+    pub fn admit(&mut self, now: Instant) -> Option<u64> {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < QUIET) {
+            self.silenced = self.silenced.saturating_add(1);
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.silenced))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_becomes_a_line_per_second_with_a_count() {
+        let mut throttle = Throttle::default();
+        let start = Instant::now();
+        assert_eq!(throttle.admit(start), Some(0));
+        for millis in 1..1000 {
+            assert_eq!(throttle.admit(start + Duration::from_millis(millis)), None);
+        }
+        assert_eq!(throttle.admit(start + Duration::from_secs(1)), Some(999));
+        assert_eq!(throttle.admit(start + Duration::from_secs(3)), Some(0));
+    }
+}
