@@ -13,6 +13,7 @@
 //! * [`bus`]: who answers an exit.
 //! * [`control`]: what can be done to a running guest.
 //! * [`irq`]: how a device interrupts.
+//! * [`kvm`]: the host's KVM, a VM in it.
 //! * [`virtio`]: what a virtio device is, whatever carries it.
 //!
 //! A device is a folder: the device, its plain state, its tests. A state is saved and loaded by code that
@@ -21,5 +22,6 @@
 pub mod bus;
 pub mod control;
 pub mod irq;
+pub mod kvm;
 pub mod memory;
 pub mod virtio;
