@@ -24,4 +24,5 @@ pub mod control;
 pub mod irq;
 pub mod kvm;
 pub mod memory;
+pub mod pci;
 pub mod virtio;
