@@ -21,6 +21,7 @@
 
 pub mod bus;
 pub mod control;
+pub mod devices;
 pub mod irq;
 pub mod kvm;
 pub mod memory;

@@ -13,6 +13,7 @@
 
 #[cfg(test)]
 pub(crate) mod fake_driver;
+pub mod gather;
 pub mod pci;
 pub mod ring;
 pub mod throttle;

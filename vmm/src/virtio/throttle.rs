@@ -1,5 +1,7 @@
 //! A bound on what a guest can make us log.
 
+use crate::virtio::ring::Broken;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long one complaint silences the next.
@@ -21,6 +23,16 @@ impl Throttle {
         }
         self.last = Some(now);
         Some(std::mem::take(&mut self.silenced))
+    }
+}
+
+/// Says that a queue is broken. A driver can break one, reset the device and break it again, as fast as it
+/// likes: all devices together get a line per second.
+pub fn complain(device: &str, error: &Broken) {
+    static ALL: Mutex<Throttle> = Mutex::new(Throttle { last: None, silenced: 0 });
+    let admitted = ALL.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
+    if let Some(silenced) = admitted {
+        tracing::warn!(device, %error, silenced, "a queue is broken, and the device asks for a reset");
     }
 }
 

@@ -105,7 +105,8 @@ impl Common {
             return image;
         };
         put(0x18, &queue.size.to_le_bytes());
-        let vector = self.signals.queues.get(number).map_or(NO_VECTOR, |vector| vector.load(Ordering::Relaxed));
+        let vector =
+            self.signals.queues.get(number).map_or(NO_VECTOR, |vector| vector.load(Ordering::Relaxed));
         put(0x1a, &vector.to_le_bytes());
         put(0x1c, &u16::from(queue.ready).to_le_bytes());
         put(0x1e, &self.queue_select.to_le_bytes());

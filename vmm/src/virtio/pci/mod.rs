@@ -130,7 +130,12 @@ impl VirtioPci {
         }
         let msix = Msix::new(vectors);
         let mut config = ConfigSpace::new(identity(device.kind()));
-        config.add_bar(usize::from(MEMORY_BAR), BarKind::Memory32, MEMORY_SIZE, space.memory(MEMORY_SIZE)?)?;
+        config.add_bar(
+            usize::from(MEMORY_BAR),
+            BarKind::Memory32,
+            MEMORY_SIZE,
+            space.memory(MEMORY_SIZE)?,
+        )?;
         config.add_bar(usize::from(NOTIFY_BAR), BarKind::Ports, NOTIFY_SIZE, space.ports(NOTIFY_SIZE)?)?;
         let table = msix.capability(MEMORY_BAR, TABLE as u32, PENDING as u32);
         let control = msix::CONTROL_WRITABLE.to_le_bytes();

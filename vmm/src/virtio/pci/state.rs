@@ -89,7 +89,9 @@ pub struct TransportState {
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// The number of queues differs.
-    #[error("the saved virtio device has {theirs} queues, this one {ours}; are both hosts' options the same?")]
+    #[error(
+        "the saved virtio device has {theirs} queues, this one {ours}; are both hosts' options the same?"
+    )]
     Queues {
         /// Those of the state.
         theirs: usize,
@@ -107,7 +109,9 @@ pub enum LoadError {
         most: u16,
     },
     /// Features that are not there.
-    #[error("the saved virtio driver uses features {0:#x}, which this device does not have; are both hosts' options the same?")]
+    #[error(
+        "the saved virtio driver uses features {0:#x}, which this device does not have; are both hosts' options the same?"
+    )]
     Features(u64),
     /// A status that no driver reaches.
     #[error("the saved virtio device has status {0:#x}, which is none")]
