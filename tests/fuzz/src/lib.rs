@@ -2,8 +2,10 @@
 //!
 //! * [`frames`] builds valid frames of a few flows, which an input then cuts, mixes and bends.
 //! * [`watch`] is a sink that knows what must never come out of the engine.
+//! * [`guest`] is a guest's view of a virtio device on a PCI bus.
 //! * [`script`] turns an input into what happens to an engine.
 
 pub mod frames;
+pub mod guest;
 pub mod script;
 pub mod watch;

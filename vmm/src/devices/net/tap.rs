@@ -58,6 +58,8 @@ pub enum TapError {
 pub struct Tap {
     name: String,
     queues: Vec<Queue>,
+    /// Whether the kernel is told of offloads and of the queues in use.
+    told: bool,
     /// Whether the kernel knows UDP segmentation (6.2).
     uso: bool,
 }
@@ -89,7 +91,20 @@ impl Tap {
         let uso =
             sys::set_offload(first, Offloads { checksum: true, uso: true, ..Offloads::default() }.bits());
         sys::set_offload(first, 0).map_err(failed)?;
-        Ok(Self { name, queues: all, uso: uso.is_ok() })
+        Ok(Self { name, queues: all, told: true, uso: uso.is_ok() })
+    }
+
+    /// Sockets in a tap's place: each message is a frame with its vnet header. Whoever has the other ends
+    /// takes and cuts whatever comes; nobody needs a right for that.
+    pub fn of_sockets(name: &str, sockets: Vec<OwnedFd>) -> io::Result<Self> {
+        if sockets.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a card needs a socket for its frames"));
+        }
+        for socket in &sockets {
+            rustix::io::ioctl_fionbio(socket, true)?;
+        }
+        let queues = sockets.into_iter().map(|fd| Queue { fd, used: AtomicBool::new(true) }).collect();
+        Ok(Self { name: name.into(), queues, told: false, uso: true })
     }
 
     /// The interface's name.
@@ -114,6 +129,9 @@ impl Tap {
 
     /// Says which unfinished frames the kernel may give to the guest.
     pub fn set_offloads(&self, offloads: Offloads) -> Result<(), TapError> {
+        if !self.told {
+            return Ok(());
+        }
         let failed = |error: Errno| TapError::Use { name: self.name.clone(), error: error.into() };
         sys::set_offload(self.queues[0].fd.as_fd(), offloads.bits()).map_err(failed)
     }
@@ -123,7 +141,7 @@ impl Tap {
         // The only queue of a tap is always in use.
         for (number, queue) in self.queues.iter().enumerate().skip(1) {
             let wanted = number < usize::from(count);
-            if queue.used.load(Ordering::Relaxed) != wanted {
+            if self.told && queue.used.load(Ordering::Relaxed) != wanted {
                 sys::use_queue(queue.fd.as_fd(), wanted)
                     .map_err(|error| TapError::Use { name: self.name.clone(), error: error.into() })?;
                 queue.used.store(wanted, Ordering::Relaxed);
