@@ -154,8 +154,10 @@ impl ConfigSpace {
                 || upper.is_some_and(|bar| bar.kind == BarKind::Memory64)
         };
         let least = if kind == BarKind::Ports { 4 } else { 16 };
-        let fits =
-            size.is_power_of_two() && size >= least && (wide || size <= 1 << 31) && address % size == 0;
+        let fits = size.is_power_of_two()
+            && size >= least
+            && (wide || size <= 1 << 31)
+            && address.is_multiple_of(size);
         if !fits || (number..number + registers).any(taken) {
             return Err(Full("a BAR"));
         }

@@ -184,7 +184,7 @@ impl Msix {
 
     /// Writes the table: aligned words of four or eight bytes, as the standard wants; others are lost.
     pub fn write_table(&self, offset: u64, data: &[u8]) {
-        if !matches!(data.len(), 4 | 8) || offset % 4 != 0 {
+        if !matches!(data.len(), 4 | 8) || !offset.is_multiple_of(4) {
             return;
         }
         let mut table = self.table();

@@ -97,12 +97,12 @@ impl<W: Work> Worker<W> {
     /// thread has died.
     pub fn pause(&mut self) -> Option<&mut W> {
         if matches!(self.state, State::Running) {
-            self.state = match self.control.write(1).map(|()| self.take.recv()) {
-                Ok(Ok(work)) => State::Paused(work),
-                _ => {
-                    tracing::error!(worker = self.name, "it has died, and its queues stand still");
-                    State::Lost
-                }
+            let called = self.control.write(1).is_ok();
+            self.state = if let Some(work) = called.then(|| self.take.recv().ok()).flatten() {
+                State::Paused(work)
+            } else {
+                tracing::error!(worker = self.name, "it has died, and its queues stand still");
+                State::Lost
             };
         }
         match &mut self.state {

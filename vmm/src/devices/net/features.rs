@@ -52,6 +52,7 @@ pub const USO: u64 = GUEST_USO4 | GUEST_USO6 | HOST_USO;
 
 /// What a driver takes unfinished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent bits of the kernel's interface")]
 pub struct Offloads {
     /// Without checksums.
     pub checksum: bool,

@@ -128,9 +128,10 @@ impl Common {
             [byte] if offset == 0x14 => self.write_status(byte),
             [a, b] => self.write_half(offset, u16::from_le_bytes([a, b])),
             [a, b, c, d] => self.write_word(offset, u32::from_le_bytes([a, b, c, d])),
-            [a, b, c, d, e, f, g, h] if offset >= 0x20 => {
-                self.write_word(offset, u32::from_le_bytes([a, b, c, d]));
-                self.write_word(offset + 4, u32::from_le_bytes([e, f, g, h]));
+            [..] if data.len() == 8 && offset >= 0x20 => {
+                let (low, high) = data.split_at(4);
+                self.write(offset, low);
+                self.write(offset + 4, high);
             }
             _ => {}
         }
@@ -141,7 +142,7 @@ impl Common {
             0x00 => self.device_select = value,
             0x08 => self.driver_select = value,
             0x0c if self.stage == Stage::Driver => set_half(&mut self.features, self.driver_select, value),
-            0x20..0x38 if offset % 4 == 0 => {
+            0x20..0x38 if offset.is_multiple_of(4) => {
                 if let Some(queue) = self.set_up() {
                     let address = match offset & !7 {
                         0x20 => &mut queue.desc_table,
