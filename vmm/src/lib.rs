@@ -9,6 +9,7 @@
 //!                               └───────── virtio queues ◄────────────────┘──► irq
 //! ```
 //!
+//! * [`machine`]: assembles, and decides what is done next.
 //! * [`memory`]: the guest's RAM, and what is where in its address space.
 //! * [`boot`], [`acpi`]: what a guest finds when it begins.
 //! * [`bus`]: who answers an exit.
@@ -25,10 +26,12 @@
 pub mod acpi;
 pub mod boot;
 pub mod bus;
+pub mod cli;
 pub mod control;
 pub mod devices;
 pub mod irq;
 pub mod kvm;
+pub mod machine;
 pub mod memory;
 pub mod vcpu;
 pub mod virtio;

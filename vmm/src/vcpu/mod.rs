@@ -189,7 +189,7 @@ impl Vcpu {
         self.page.set_immediate_exit(true);
         if let Some(thread) = &self.thread {
             // A thread that has ended needs no kick.
-            let _ = thread.kill(0);
+            let _ = thread.kill(SIGRTMIN());
         }
     }
 }

@@ -38,6 +38,16 @@ struct Guest {
 
 /// A machine with ports 0x10–0x1f and memory 0x400000–0x40ffff that listen.
 fn guest(code: &[u8]) -> Guest {
+    guest_in(Mode::Real, code)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Real,
+    Protected,
+}
+
+fn guest_in(mode: Mode, code: &[u8]) -> Guest {
     let kvm = Kvm::open().unwrap();
     let vm = Arc::new(Vm::new(&kvm, Arc::new(memory::new(2 << 20).unwrap())).unwrap());
     Routes::new(vm.clone()).unwrap();
@@ -48,6 +58,11 @@ fn guest(code: &[u8]) -> Guest {
     // "Unreal" mode: data segments reach all 4 GiB, so that a few bytes of code reach a device.
     for segment in [&mut sregs.ds, &mut sregs.es] {
         (segment.limit, segment.g) = (u32::MAX, 1);
+    }
+    if mode == Mode::Protected {
+        sregs.cr0 |= 1;
+        (sregs.cs.db, sregs.cs.g, sregs.cs.limit, sregs.cs.selector) = (1, 1, u32::MAX, 8);
+        (sregs.idt.base, sregs.idt.limit) = (0, 0);
     }
     reset.fd().set_sregs(&sregs).unwrap();
     let regs = kvm_bindings::kvm_regs { rip: CODE, rsp: 0x8000, rflags: 2, ..Default::default() };
@@ -141,13 +156,22 @@ fn it_reads_and_writes_memory_that_is_a_device() {
 
 #[test]
 fn a_triple_fault_ends_it() {
-    // lidt [0x1100] (a limit of zero); int3
-    let guest = guest(&[0x0f, 0x01, 0x1e, 0x00, 0x11, 0xcd, 0x03]);
+    // Protected mode without an interrupt table: ud2.
+    let guest = guest_in(Mode::Protected, &[0x0f, 0x0b]);
     guest.vcpu.resume().wait().unwrap();
     assert_eq!(guest.endings.recv().unwrap(), Ending::TripleFault);
     // What has ended can still be commanded.
     guest.vcpu.resume().wait().unwrap();
     guest.vcpu.pause().wait().unwrap();
+}
+
+#[test]
+fn one_that_halts_hears_commands() {
+    // hlt, with interrupts off
+    let guest = guest(&[0xf4]);
+    guest.vcpu.resume().wait().unwrap();
+    guest.vcpu.pause().wait().unwrap();
+    guest.vcpu.resume().wait().unwrap();
 }
 
 #[test]
