@@ -1,12 +1,7 @@
 //! `colo-vm`: runs a guest.
 
-use clap::Parser;
+use std::process::ExitCode;
 
-/// Runs a guest on KVM.
-#[derive(Parser)]
-#[command(name = "colo-vm", version)]
-struct Cli {}
-
-fn main() {
-    let Cli {} = Cli::parse();
+fn main() -> ExitCode {
+    colo_vmm::cli::main()
 }

@@ -8,10 +8,12 @@
 //! ```
 
 mod open;
+mod probe;
 mod sys;
 mod vm;
 
 pub use open::Kvm;
+pub use probe::Speed;
 pub use vm::{PortWidth, Vm};
 
 use thiserror::Error;
