@@ -1,5 +1,6 @@
 //! `colo-vm run`.
 
+use crate::devices::rng::Rng;
 use crate::machine::{ExitReason, Machine, MachineError, Setup};
 use clap::Args;
 use std::io::{self, Read};
@@ -45,7 +46,15 @@ impl Run {
     fn try_run(self) -> Result<ExitReason, MachineError> {
         let Self { kernel, initrd, cmdline, memory, cpus } = self;
         let console = Box::new(io::stdout());
-        let machine = Machine::new(Setup { kernel, initrd, cmdline, memory, cpus, console })?;
+        let machine = Machine::new(Setup {
+            kernel,
+            initrd,
+            cmdline,
+            memory,
+            cpus,
+            console,
+            devices: vec![Box::<Rng>::default()],
+        })?;
         let serial = machine.serial();
         // It ends with the process: a read cannot be interrupted otherwise.
         std::thread::spawn(move || {

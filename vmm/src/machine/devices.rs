@@ -1,9 +1,9 @@
 //! The machine's devices: each is made, wired, and given its addresses here.
 //!
 //! ```text
-//!   ports   0x60 i8042   0x70 RTC   0x3f8 COM1   0x600 PM   0xcf9 reset    ← here
-//!           0xcf8 PCI configuration, 0xc000… its ports                     ← PCI: `Devices::add_pci`'s place
-//!   memory  PCI's windows below and above 4 GiB                            ← the same
+//!   ports   0x60 i8042   0x70 RTC   0x3f8 COM1   0x600 PM                    ← here
+//!           0xcf8 PCI configuration (0xcf9 among them), 0xc000… its ports   ← virtio::pci::cards
+//!   memory  PCI's window below 4 GiB                                        ← the same
 //! ```
 
 use super::lifecycle::Request;
@@ -16,6 +16,8 @@ use crate::irq::{Pin, Routes};
 use crate::kvm::{Error as KvmError, Vm};
 use crate::memory::layout;
 use crate::vcpu::Buses;
+use crate::virtio::Device;
+use crate::virtio::pci::cards::{CardError, Cards};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -29,6 +31,7 @@ pub struct Devices {
     timer: Arc<Stopwatch>,
     i8042: Arc<I8042>,
     reset: Arc<ResetRegister>,
+    cards: Cards,
 }
 
 /// What a device asks of the machine becomes a request.
@@ -63,7 +66,18 @@ impl Devices {
             timer,
             i8042: Arc::new(I8042::new(power.clone())),
             reset: Arc::new(ResetRegister::new(power)),
+            cards: Cards::default(),
         })
+    }
+
+    /// Puts a virtio device on the PCI bus; gives its slot.
+    pub(super) fn add(&mut self, device: Box<dyn Device>, vm: &Arc<Vm>) -> Result<u8, CardError> {
+        self.cards.add(device, vm, &self.routes)
+    }
+
+    /// The virtio devices.
+    pub fn cards(&self) -> &Cards {
+        &self.cards
     }
 
     /// Where message-signalled interrupts come from.
@@ -93,27 +107,29 @@ impl Devices {
     /// Gives each its addresses.
     pub(super) fn buses(&self) -> Result<Buses, BusError> {
         let mut ports = Bus::default();
-        let fixed: [(&'static str, u64, u64, Arc<dyn BusDevice>); 5] = [
+        let fixed: [(&'static str, u64, u64, Arc<dyn BusDevice>); 4] = [
             ("i8042", layout::I8042_PORT, i8042::PORTS, self.i8042.clone()),
             ("rtc", layout::RTC_PORT, rtc::PORTS, self.rtc.clone()),
             ("com1", layout::SERIAL_PORT, serial::PORTS, self.serial.clone()),
             ("pm", layout::PM_PORT, pm::PORTS, self.pm.clone()),
-            // Inside PCI's eight ports: whoever has those passes byte accesses at this one on.
-            ("reset", layout::RESET_PORT, 1, self.reset.clone()),
         ];
         for (name, first, len, device) in fixed {
             ports.insert(name, first, len, device)?;
         }
-        Ok(Buses { ports, memory: Bus::default() })
+        let mut memory = Bus::default();
+        // The reset register is inside PCI's eight ports, which pass bytes at it on.
+        self.cards.insert_into(&mut ports, &mut memory, self.reset.clone())?;
+        Ok(Buses { ports, memory })
     }
 
     /// Stands them still, when no vCPU runs: when this returns, nothing is in flight.
     pub(super) fn pause(&self) {
-        // None of the devices here works by itself. Those on PCI have workers: they are paused here.
+        // None of the others works by itself.
+        self.cards.pause();
     }
 
     /// Lets them go on, before a vCPU runs.
     pub(super) fn resume(&self) {
-        // As above.
+        self.cards.resume();
     }
 }

@@ -27,6 +27,8 @@ use crate::irq::Routes;
 use crate::kvm::{Error as KvmError, Kvm, Speed, Vm};
 use crate::memory::{self, RamError};
 use crate::vcpu::{self, VcpuError};
+use crate::virtio::Device;
+use crate::virtio::pci::cards::CardError;
 use control::Handle;
 use lifecycle::{Lifecycle, Request};
 use std::fs::File;
@@ -50,6 +52,8 @@ pub struct Setup {
     pub cpus: u32,
     /// Where what COM1 prints goes.
     pub console: Output,
+    /// Its virtio devices, in the order of their slots.
+    pub devices: Vec<Box<dyn Device>>,
 }
 
 impl fmt::Debug for Setup {
@@ -76,6 +80,9 @@ pub enum MachineError {
     /// Two devices want one address, which only a bug does.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// A device finds no place.
+    #[error(transparent)]
+    Card(#[from] CardError),
     /// A vCPU cannot be had, or went away.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
@@ -148,7 +155,10 @@ impl Machine {
         }
 
         let (requests, inbox) = channel();
-        let devices = devices::Devices::new(&vm, &routes, setup.console, requests.clone())?;
+        let mut devices = devices::Devices::new(&vm, &routes, setup.console, requests.clone())?;
+        for device in setup.devices {
+            devices.add(device, &vm)?;
+        }
         let buses = Arc::new(devices.buses()?);
         let serial = devices.serial();
         let mut vcpus = Vec::new();

@@ -56,6 +56,7 @@ fn machine(code: &[u8]) -> (Machine, Receiver<u8>) {
         memory: 16 << 20,
         cpus: 2,
         console: Box::new(Screen(screen)),
+        devices: Vec::new(),
     };
     (Machine::new(setup).unwrap(), printed)
 }
@@ -121,6 +122,7 @@ fn what_cannot_be_is_refused_with_a_reason() {
         memory,
         cpus,
         console: Box::new(io::sink()),
+        devices: Vec::new(),
     };
     assert!(matches!(Machine::new(setup(16 << 20, 17)).unwrap_err(), MachineError::Cpus(17)));
     let text = Machine::new(setup(16 << 20, 1)).unwrap_err().to_string();

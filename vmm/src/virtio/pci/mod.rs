@@ -10,6 +10,7 @@
 //!
 //! While a driver works no access comes here: neither notifications nor interrupts do.
 
+pub mod cards;
 mod common;
 mod signals;
 mod state;
