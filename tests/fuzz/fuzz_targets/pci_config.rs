@@ -11,10 +11,26 @@ use libfuzzer_sys::fuzz_target;
 #[derive(Debug, Arbitrary)]
 enum Access {
     /// Selects a register of slot 1, and writes to it.
-    Config { register: u8, data: [u8; 4], len: u8 },
-    Ports { offset: u8, data: [u8; 4], len: u8 },
-    PortWindow { offset: u16, data: [u8; 4], len: u8 },
-    MemoryWindow { offset: u32, data: [u8; 8], len: u8 },
+    Config {
+        register: u8,
+        data: [u8; 4],
+        len: u8,
+    },
+    Ports {
+        offset: u8,
+        data: [u8; 4],
+        len: u8,
+    },
+    PortWindow {
+        offset: u16,
+        data: [u8; 4],
+        len: u8,
+    },
+    MemoryWindow {
+        offset: u32,
+        data: [u8; 8],
+        len: u8,
+    },
     Save,
 }
 

@@ -12,16 +12,38 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socke
 #[derive(Debug, Arbitrary)]
 enum Step {
     /// A descriptor that is mostly sane.
-    Descriptor { queue: u8, index: u8, page: u8, len: u32, flags: u8, next: u8 },
+    Descriptor {
+        queue: u8,
+        index: u8,
+        page: u8,
+        len: u32,
+        flags: u8,
+        next: u8,
+    },
     /// Eight bytes anywhere in a queue's rings.
-    Poke { queue: u8, offset: u16, value: u64 },
+    Poke {
+        queue: u8,
+        offset: u16,
+        value: u64,
+    },
     /// A head, and the index after it.
-    Offer { queue: u8, slot: u8, head: u8, index: u16 },
-    Notify { queue: u8 },
+    Offer {
+        queue: u8,
+        slot: u8,
+        head: u8,
+        index: u16,
+    },
+    Notify {
+        queue: u8,
+    },
     /// A frame from the network.
-    Frame { len: u16 },
+    Frame {
+        len: u16,
+    },
     Pause,
-    Restart { features: u64 },
+    Restart {
+        features: u64,
+    },
 }
 
 #[derive(Debug, Arbitrary)]

@@ -74,12 +74,12 @@ pub enum CardsError {
 pub struct Cards {
     root: Arc<Root>,
     space: Space,
-    cards: Vec<Arc<VirtioPci>>,
+    slots: Vec<Arc<VirtioPci>>,
 }
 
 impl Default for Cards {
     fn default() -> Self {
-        Self { root: Root::new(), space: Space::default(), cards: Vec::new() }
+        Self { root: Root::new(), space: Space::default(), slots: Vec::new() }
     }
 }
 
@@ -92,7 +92,7 @@ impl Cards {
         }
         let card = VirtioPci::new(device, vm.ram().clone(), interrupts, Some(vm.clone()), &mut self.space)?;
         let slot = self.root.insert(card.clone())?;
-        self.cards.push(card);
+        self.slots.push(card);
         Ok(slot)
     }
 
@@ -113,31 +113,31 @@ impl Cards {
 
     /// Nothing is in flight when this returns. The vCPUs stand already.
     pub fn pause(&self) {
-        self.cards.iter().for_each(|card| card.pause());
+        self.slots.iter().for_each(|card| card.pause());
     }
 
     /// They go on, before a vCPU does.
     pub fn resume(&self) {
-        self.cards.iter().for_each(|card| card.resume());
+        self.slots.iter().for_each(|card| card.resume());
     }
 
     /// As after power-on.
     pub fn reset(&self) {
-        self.cards.iter().for_each(|card| card.reset());
+        self.slots.iter().for_each(|card| card.reset());
     }
 
     /// The plain state, while they are paused.
     pub fn save(&self) -> CardsState {
-        CardsState { root: self.root.save(), cards: self.cards.iter().map(|card| card.save()).collect() }
+        CardsState { root: self.root.save(), cards: self.slots.iter().map(|card| card.save()).collect() }
     }
 
     /// Takes a state, while they are paused; [`resume`](Self::resume) makes them work.
     pub fn load(&self, state: &CardsState) -> Result<(), CardsError> {
-        let (theirs, ours) = (state.cards.len(), self.cards.len());
+        let (theirs, ours) = (state.cards.len(), self.slots.len());
         if theirs != ours {
             return Err(CardsError::Count { theirs, ours });
         }
-        for (slot, (card, state)) in (1..).zip(self.cards.iter().zip(&state.cards)) {
+        for (slot, (card, state)) in (1..).zip(self.slots.iter().zip(&state.cards)) {
             card.load(state).map_err(|error| CardsError::Card { slot, error })?;
         }
         self.root.load(&state.root)?;
