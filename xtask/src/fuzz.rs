@@ -8,7 +8,8 @@ use crate::packages::{self, CXX};
 use anyhow::{Result, bail};
 
 /// The targets, in the order in which they run.
-const TARGETS: [&str; 3] = ["packet", "engine", "translate"];
+const TARGETS: [&str; 8] =
+    ["packet", "engine", "translate", "pci_config", "virtio_queues", "qcow2", "virtio_blk", "qmp"];
 const DIR: &str = "tests/fuzz";
 
 #[derive(clap::Args)]

@@ -1,11 +1,13 @@
 //! What the fuzz targets share.
 //!
 //! * [`frames`] builds valid frames of a few flows, which an input then cuts, mixes and bends.
-//! * [`watch`] is a sink that knows what must never come out of the engine.
+//! * [`guest`] is a guest's view of a virtio device on a PCI bus.
 //! * [`model`] says what translation between two kernels' numbers comes to.
 //! * [`script`] turns an input into what happens to an engine.
+//! * [`watch`] is a sink that knows what must never come out of the engine.
 
 pub mod frames;
+pub mod guest;
 pub mod model;
 pub mod script;
 pub mod watch;

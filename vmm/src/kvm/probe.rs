@@ -1,0 +1,111 @@
+//! How fast a guest runs here.
+//!
+//! Some hosts have a `/dev/kvm` that answers every call but emulates the guest, instruction by instruction,
+//! and not all instructions. Stock Linux dies there; it is better to say so than to let people search.
+
+use super::{Error, Kvm, Vm};
+use crate::memory;
+use kvm_bindings::kvm_regs;
+use kvm_ioctls::VcpuExit;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use vm_memory::{Bytes, GuestAddress};
+
+const CODE: u64 = 0x1000;
+/// `mov ecx, ROUNDS; loop: dec ecx; jnz loop; out 0x10, al`, in 32-bit code.
+const GUEST: [u8; 10] = [0xb9, 0x20, 0xa1, 0x07, 0x00, 0x49, 0x75, 0xfd, 0xe6, 0x10];
+/// The fewest instructions per second of a CPU that runs them itself.
+const LEAST: f64 = 50e6;
+const ROUNDS: u32 = 500_000;
+/// The first, short try: most emulating hosts are known by it.
+const FEW: u32 = 2_000;
+
+/// What a KVM does with instructions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Speed {
+    /// The CPU runs them.
+    Native {
+        /// So many per second, in millions.
+        mips: f64,
+    },
+    /// KVM emulates each.
+    Emulated {
+        /// So many per second, in millions.
+        mips: f64,
+    },
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Native { mips } => write!(f, "this host's KVM runs guests natively ({mips:.0} MIPS)"),
+            Self::Emulated { mips } => write!(
+                f,
+                "this host's /dev/kvm emulates guests instruction by instruction ({mips:.1} MIPS, no VT-x or AMD-V \
+                 behind it) and lacks instructions that stock Linux needs: run colo-vm on hardware with VT-x or \
+                 AMD-V, or in a virtual machine with nested virtualisation"
+            ),
+        }
+    }
+}
+
+impl Kvm {
+    /// Runs a loop of a few instructions, in some milliseconds.
+    pub fn speed(&self) -> Result<Speed, Error> {
+        let rate = |rounds: u32| -> Result<f64, Error> {
+            let took = self.time(rounds)?.max(Duration::from_nanos(1));
+            Ok(f64::from(rounds) * 2.0 / took.as_secs_f64())
+        };
+        // A CPU needs some 10 µs to get into the guest and out again, so that 4000 instructions make 50 MIPS
+        // or more only if they are run natively; a slow host gets the longer try, where that counts less.
+        let mut best = rate(FEW)?;
+        if best < LEAST && best > LEAST / 20.0 {
+            best = best.max(rate(ROUNDS)?);
+        }
+        let mips = best / 1e6;
+        Ok(if best < LEAST { Speed::Emulated { mips } } else { Speed::Native { mips } })
+    }
+
+    fn time(&self, rounds: u32) -> Result<Duration, Error> {
+        let ram = memory::new(2 << 20).map_err(|_| Error::Missing("memory for a guest of 2 MiB"))?;
+        let mut code = GUEST;
+        code[1..5].copy_from_slice(&rounds.to_le_bytes());
+        ram.write_slice(&code, GuestAddress(CODE)).map_err(|_| Error::Missing("memory at 4096"))?;
+        let vm = Arc::new(Vm::new(self, Arc::new(ram))?);
+        let mut fd = vm.create_vcpu(0)?;
+        let call = Error::call("registers of a trial guest");
+        let mut sregs = fd.get_sregs().map_err(&call)?;
+        sregs.cr0 |= 1;
+        for segment in [&mut sregs.cs, &mut sregs.ds, &mut sregs.es, &mut sregs.ss] {
+            (segment.base, segment.limit, segment.selector) = (0, u32::MAX, 16);
+            (segment.db, segment.g) = (1, 1);
+        }
+        sregs.cs.selector = 8;
+        fd.set_sregs(&sregs).map_err(&call)?;
+        fd.set_regs(&kvm_regs { rip: CODE, rflags: 2, ..Default::default() }).map_err(&call)?;
+        let start = Instant::now();
+        loop {
+            match fd.run() {
+                Ok(VcpuExit::IoOut(..)) => return Ok(start.elapsed()),
+                Ok(VcpuExit::Intr) => {}
+                Ok(_) => return Err(Error::Missing("a way to run a loop of two instructions")),
+                Err(error) if error.errno() == libc::EINTR => {}
+                Err(source) => return Err(Error::Call { what: "a trial guest", source }),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpus_flags_agree() {
+        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+        let hardware = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
+        let speed = Kvm::open().unwrap().speed().unwrap();
+        assert_eq!(matches!(speed, Speed::Native { .. }), hardware, "{speed}");
+    }
+}

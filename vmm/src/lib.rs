@@ -1,0 +1,39 @@
+//! A KVM VMM for guests that run on two hosts.
+//!
+//! ```text
+//!   machine ── assembles ──► memory   kvm   vcpu (a thread each)   devices (a worker each)
+//!      ▲                        ▲                │ exits                  │
+//!      │ Control                │                ▼                        │
+//!   qmp, checkpoints            │       bus: port I/O, memory-mapped I/O ─┤
+//!                               │                                         │ interrupts
+//!                               └───────── virtio queues ◄────────────────┘──► irq
+//! ```
+//!
+//! * [`machine`]: assembles, and decides what is done next.
+//! * [`memory`]: the guest's RAM, and what is where in its address space.
+//! * [`boot`], [`acpi`]: what a guest finds when it begins.
+//! * [`bus`]: who answers an exit.
+//! * [`control`]: what can be done to a running guest.
+//! * [`devices`]: those of a PC that are not on PCI.
+//! * [`irq`]: how a device interrupts.
+//! * [`kvm`]: the host's KVM, a VM in it.
+//! * [`vcpu`]: a thread per vCPU, its exits, its state.
+//! * [`pci`]: the bus that devices are found on.
+//! * [`virtio`]: what a virtio device is, whatever carries it.
+//!
+//! A device is a folder: the device, its plain state, its tests. A state is saved and loaded by code that
+//! knows nothing of threads; a worker that is paused has nothing in flight.
+
+pub mod acpi;
+pub mod boot;
+pub mod bus;
+pub mod cli;
+pub mod control;
+pub mod devices;
+pub mod irq;
+pub mod kvm;
+pub mod machine;
+pub mod memory;
+pub mod pci;
+pub mod vcpu;
+pub mod virtio;
