@@ -148,7 +148,7 @@ impl Machine {
         }
 
         let (requests, inbox) = channel();
-        let devices = devices::Devices::new(&vm, &routes, setup.console, requests.clone())?;
+        let devices = devices::Devices::new(&vm, &routes, setup.console, requests.clone());
         let buses = Arc::new(devices.buses()?);
         let serial = devices.serial();
         let mut vcpus = Vec::new();
