@@ -54,6 +54,19 @@ impl fmt::Display for Speed {
 }
 
 impl Kvm {
+    /// Why stock kernels may not run here, if that is to be feared. Costs nothing where the CPU has VT-x or
+    /// AMD-V.
+    pub fn warning(&self) -> Option<String> {
+        let hardware = has_virtualisation(&std::fs::read_to_string("/proc/cpuinfo").ok()?);
+        if hardware {
+            return None;
+        }
+        self.speed()
+            .ok()
+            .filter(|speed| matches!(speed, Speed::Emulated { .. }))
+            .map(|speed| speed.to_string())
+    }
+
     /// Runs a loop of a few instructions, in some milliseconds (where each is emulated, in a quarter of a second).
     pub fn speed(&self) -> Result<Speed, Error> {
         let mut best = 0.0_f64;
@@ -98,15 +111,21 @@ impl Kvm {
     }
 }
 
+/// Whether Linux's list of CPUs has the flags.
+fn has_virtualisation(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_cpus_flags_agree() {
-        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap();
-        let hardware = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
+        let hardware = has_virtualisation(&std::fs::read_to_string("/proc/cpuinfo").unwrap());
         let speed = Kvm::open().unwrap().speed().unwrap();
         assert_eq!(matches!(speed, Speed::Native { .. }), hardware, "{speed}");
+        assert_eq!(Kvm::open().unwrap().warning().is_none(), hardware);
     }
 }
