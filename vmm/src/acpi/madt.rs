@@ -22,12 +22,13 @@ pub(super) fn table(cpus: u32) -> Vec<u8> {
         // Type, length, processor, APIC; enabled.
         table.append_slice(&[0, 8, cpu, cpu, 1, 0, 0, 0]);
     }
-    let [a, b, c, d] = (layout::IO_APIC as u32).to_le_bytes();
     // Its number is above every vCPU's. Its first pin is GSI 0.
-    table.append_slice(&[1, 12, IO_APIC_NUMBER, 0, a, b, c, d, 0, 0, 0, 0]);
+    table.append_slice(&[1, 12, IO_APIC_NUMBER, 0]);
+    table.append_slice(&(layout::IO_APIC as u32).to_le_bytes());
+    table.append_slice(&0_u32.to_le_bytes());
     // The PIT's wire ends at pin 2, as on every PC.
-    table.append_slice(&wire(0, 2, OF_THE_BUS));
-    table.append_slice(&wire(layout::SCI_GSI as u8, layout::SCI_GSI, ACTIVE_HIGH_LEVEL));
+    override_wire(&mut table, 0, 2, OF_THE_BUS);
+    override_wire(&mut table, layout::SCI_GSI as u8, layout::SCI_GSI, ACTIVE_HIGH_LEVEL);
     // Non-maskable interrupts come to pin 1 of every local APIC.
     table.append_slice(&[4, 6, 0xff, 0, 0, 1]);
     table.as_slice().to_vec()
@@ -37,7 +38,8 @@ pub(super) fn table(cpus: u32) -> Vec<u8> {
 const IO_APIC_NUMBER: u8 = 0xf0;
 
 /// "Interrupt source override".
-fn wire(irq: u8, gsi: u32, flags: u16) -> [u8; 10] {
-    let ([a, b, c, d], [e, f]) = (gsi.to_le_bytes(), flags.to_le_bytes());
-    [2, 10, 0, irq, a, b, c, d, e, f]
+fn override_wire(table: &mut Sdt, irq: u8, gsi: u32, flags: u16) {
+    table.append_slice(&[2, 10, 0, irq]);
+    table.append_slice(&gsi.to_le_bytes());
+    table.append_slice(&flags.to_le_bytes());
 }

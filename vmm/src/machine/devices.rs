@@ -13,7 +13,7 @@ use crate::devices::pm::{self, Pm, Power, Stopwatch};
 use crate::devices::rtc::{self, Rtc};
 use crate::devices::serial::{self, Output, Serial};
 use crate::irq::{Pin, Routes};
-use crate::kvm::{Error as KvmError, Vm};
+use crate::kvm::Vm;
 use crate::memory::layout;
 use crate::vcpu::Buses;
 use crate::virtio::Device;
@@ -49,16 +49,11 @@ impl Power for Requests {
 }
 
 impl Devices {
-    pub(super) fn new(
-        vm: &Arc<Vm>,
-        routes: &Routes,
-        console: Output,
-        requests: Sender<Request>,
-    ) -> Result<Self, KvmError> {
+    pub(super) fn new(vm: &Arc<Vm>, routes: &Routes, console: Output, requests: Sender<Request>) -> Self {
         let power = Arc::new(Requests(requests));
         let timer = Arc::new(Stopwatch::default());
         let pin = |gsi| Arc::new(Pin::new(vm.clone(), gsi));
-        Ok(Self {
+        Self {
             routes: routes.clone(),
             serial: Arc::new(Serial::new(pin(layout::SERIAL_GSI), console)),
             rtc: Arc::new(Rtc::default()),
@@ -67,7 +62,7 @@ impl Devices {
             i8042: Arc::new(I8042::new(power.clone())),
             reset: Arc::new(ResetRegister::new(power)),
             cards: Cards::default(),
-        })
+        }
     }
 
     /// Puts a virtio device on the PCI bus; gives its slot.

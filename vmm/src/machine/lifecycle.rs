@@ -105,7 +105,11 @@ impl Lifecycle {
                 }
                 Request::Off | Request::Ended(_, Ending::Off) => return Ok(ExitReason::PowerOff),
                 Request::Reset { guest } => return Ok(ExitReason::Reset { guest }),
-                Request::Ended(_, Ending::TripleFault | Ending::Reset) => {
+                Request::Ended(index, ending @ (Ending::TripleFault | Ending::Reset)) => {
+                    if ending == Ending::TripleFault {
+                        let hint = super::hint();
+                        tracing::warn!("vCPU {index} met a triple fault, which resets a PC{hint}");
+                    }
                     return Ok(ExitReason::Reset { guest: true });
                 }
                 Request::Quit => return Ok(ExitReason::Quit),

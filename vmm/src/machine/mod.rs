@@ -24,7 +24,7 @@ use crate::bus::BusError;
 use crate::control::Control;
 use crate::devices::serial::{Output, Serial};
 use crate::irq::Routes;
-use crate::kvm::{Error as KvmError, Kvm, Speed, Vm};
+use crate::kvm::{Error as KvmError, Kvm, Vm};
 use crate::memory::{self, RamError};
 use crate::vcpu::{self, VcpuError};
 use crate::virtio::Device;
@@ -155,7 +155,7 @@ impl Machine {
         }
 
         let (requests, inbox) = channel();
-        let mut devices = devices::Devices::new(&vm, &routes, setup.console, requests.clone())?;
+        let mut devices = devices::Devices::new(&vm, &routes, setup.console, requests.clone());
         for device in setup.devices {
             devices.add(device, &vm)?;
         }
@@ -197,10 +197,8 @@ impl Machine {
 
 /// A KVM that emulates each instruction is the likeliest reason why stock kernels fail.
 fn hint() -> String {
-    match Kvm::open().and_then(|kvm| kvm.speed()) {
-        Ok(speed @ Speed::Emulated { .. }) => format!("\n{speed}"),
-        _ => String::new(),
-    }
+    let warning = Kvm::open().ok().and_then(|kvm| kvm.warning());
+    warning.map_or_else(String::new, |warning| format!("; {warning}"))
 }
 
 fn open(what: &'static str, path: &PathBuf) -> Result<File, MachineError> {

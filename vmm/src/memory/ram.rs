@@ -41,7 +41,7 @@ pub fn ranges(size: u64) -> Vec<(u64, u64)> {
 
 /// Maps `size` bytes of RAM, empty: pages come when they are touched, huge ones where the host has them.
 pub fn new(size: u64) -> Result<GuestRam, RamError> {
-    if !(LEAST..=MOST).contains(&size) || size % 4096 != 0 {
+    if !(LEAST..=MOST).contains(&size) || !size.is_multiple_of(4096) {
         return Err(RamError::Size(size));
     }
     let ranges: Vec<_> =
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn odd_sizes_are_refused_with_a_reason() {
-        for size in [0, 4096, (2 << 20) + 1, u64::MAX, u64::MAX & !4095] {
+        for size in [0, 4096, (2 << 20) + 1, u64::MAX, !4095_u64] {
             let text = new(size).unwrap_err().to_string();
             assert!(text.contains(&size.to_string()), "{text}");
         }

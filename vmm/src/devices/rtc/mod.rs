@@ -134,7 +134,7 @@ impl RtcState {
 }
 
 fn to_decimal(value: u8) -> u8 {
-    value / 10 % 10 << 4 | value % 10
+    ((value / 10 % 10) << 4) | (value % 10)
 }
 
 fn of_decimal(value: u8) -> u8 {

@@ -215,9 +215,11 @@ mod tests {
             let text = serde_json::to_string(&one.state()).unwrap();
             two.load(&serde_json::from_str(&text).unwrap());
             for (offset, value) in after {
-                match value {
-                    Some(value) => { one.write(offset, &[value]); two.write(offset, &[value]); }
-                    None => prop_assert_eq!(byte(&one, offset), byte(&two, offset)),
+                if let Some(value) = value {
+                    one.write(offset, &[value]);
+                    two.write(offset, &[value]);
+                } else {
+                    prop_assert_eq!(byte(&one, offset), byte(&two, offset));
                 }
             }
             prop_assert_eq!(&*one_screen.0.lock().unwrap(), &*two_screen.0.lock().unwrap());
