@@ -11,6 +11,7 @@
 //!
 //! * [`memory`]: the guest's RAM, and what is where in its address space.
 //! * [`bus`]: who answers an exit.
+//! * [`config`]: what is to be run.
 //! * [`control`]: what can be done to a running guest.
 //! * [`irq`]: how a device interrupts.
 //! * [`virtio`]: what a virtio device is, whatever carries it.
@@ -19,6 +20,7 @@
 //! knows nothing of threads; a worker that is paused has nothing in flight.
 
 pub mod bus;
+pub mod config;
 pub mod control;
 pub mod irq;
 pub mod memory;
