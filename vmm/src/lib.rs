@@ -14,6 +14,7 @@
 //! * [`config`]: what is to be run.
 //! * [`control`]: what can be done to a running guest.
 //! * [`irq`]: how a device interrupts.
+//! * [`qmp`]: how programs control it, on a [`listener`].
 //! * [`virtio`]: what a virtio device is, whatever carries it.
 //!
 //! A device is a folder: the device, its plain state, its tests. A state is saved and loaded by code that
@@ -23,5 +24,7 @@ pub mod bus;
 pub mod config;
 pub mod control;
 pub mod irq;
+pub mod listener;
 pub mod memory;
+pub mod qmp;
 pub mod virtio;
