@@ -12,9 +12,11 @@
 //! * [`memory`]: the guest's RAM, and what is where in its address space.
 //! * [`bus`]: who answers an exit.
 //! * [`config`]: what is to be run.
+//! * [`console`]: where its serial port leads.
 //! * [`control`]: what can be done to a running guest.
 //! * [`irq`]: how a device interrupts.
 //! * [`qmp`]: how programs control it, on a [`listener`].
+//! * [`sandbox`]: what a broken process can still do.
 //! * [`virtio`]: what a virtio device is, whatever carries it.
 //!
 //! A device is a folder: the device, its plain state, its tests. A state is saved and loaded by code that
@@ -22,9 +24,11 @@
 
 pub mod bus;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod irq;
 pub mod listener;
 pub mod memory;
 pub mod qmp;
+pub mod sandbox;
 pub mod virtio;
