@@ -9,6 +9,8 @@ pub(super) const CALLS: &[Call] = &[
     Call::any(libc::SYS_readv),
     Call::any(libc::SYS_writev),
     Call::any(libc::SYS_close),
+    // Rust's debug builds ask whether what they close is open.
+    Call::with(libc::SYS_fcntl, 1, libc::F_GETFD as u32),
     // Waiting, for descriptors and for each other.
     Call::any(libc::SYS_poll),
     Call::any(libc::SYS_ppoll),

@@ -14,7 +14,6 @@ pub(super) const CALLS: &[Call] = &[
     Call::with(libc::SYS_ioctl, 1, libc::FIONBIO as u32),
     Call::with(libc::SYS_fcntl, 1, libc::F_GETFL as u32),
     Call::with(libc::SYS_fcntl, 1, libc::F_SETFL as u32),
-    Call::with(libc::SYS_fcntl, 1, libc::F_GETFD as u32),
     // The file of a socket goes with it.
     Call::any(libc::SYS_lstat),
     Call::any(libc::SYS_unlink),
