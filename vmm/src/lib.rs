@@ -11,6 +11,7 @@
 //!
 //! * [`memory`]: the guest's RAM, and what is where in its address space.
 //! * [`bus`]: who answers an exit.
+//! * [`cli`]: the command line, from its words to the exit code.
 //! * [`config`]: what is to be run.
 //! * [`console`]: where its serial port leads.
 //! * [`control`]: what can be done to a running guest.
@@ -23,6 +24,7 @@
 //! knows nothing of threads; a worker that is paused has nothing in flight.
 
 pub mod bus;
+pub mod cli;
 pub mod config;
 pub mod console;
 pub mod control;

@@ -1,12 +1,15 @@
 //! `colo-vm`: runs a guest.
+#![forbid(unsafe_code)]
 
-use clap::Parser;
+use colo_vmm::cli::{self, Assembled, Launch};
+use std::error::Error;
+use std::process::ExitCode;
 
-/// Runs a guest on KVM.
-#[derive(Parser)]
-#[command(name = "colo-vm", version)]
-struct Cli {}
+fn main() -> ExitCode {
+    cli::main(std::env::args_os(), assemble).into()
+}
 
-fn main() {
-    let Cli {} = Cli::parse();
+/// The machine has not landed yet.
+fn assemble(_: Launch<'_>) -> Result<Assembled, Box<dyn Error + Send + Sync>> {
+    Err("this build has no machine yet".into())
 }

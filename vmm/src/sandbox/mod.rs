@@ -8,7 +8,8 @@
 //!                                                └ any other call ─► SIGSYS ─► a message with its name, exit 5
 //! ```
 //!
-//! The first two belong to a thread and to those that it starts, so they come before all threads. A
+//! [`Confinement`] is the moment between: it is given to whoever opens everything, and gives the
+//! [`Sandbox`] that threads need. The first two belong to a thread and to those that it starts, so they come before all threads. A
 //! filter does too, and *adds* to those of the thread that starts another: a thread started from a vCPU
 //! (as a virtio worker may be, when its driver becomes ready) can do what both filters let pass. That
 //! is why a vCPU's list has a worker's in it.
@@ -18,6 +19,7 @@
 
 mod calls;
 mod common;
+mod confine;
 mod control;
 mod files;
 mod names;
@@ -26,6 +28,7 @@ mod sys;
 mod vcpu;
 mod worker;
 
+pub use confine::{ConfineError, Confinement};
 pub use files::{FilesError, Landlocked, confine_files};
 pub use privilege::{PrivilegeError, give_up_privileges};
 

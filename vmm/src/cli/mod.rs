@@ -1,0 +1,103 @@
+//! The command line, from its words to the exit code.
+//!
+//! ```text
+//!   words, file ─► Config ─► console, sockets open ─► assemble ── Launch ──► the machine's parts are open
+//!                                                        │                   Confinement::begin, threads
+//!                                                        ▼
+//!   exit code ◄── the last event ◄── cont ◄── QMP, console, signals ◄── Assembled (a guest that stands)
+//! ```
+//!
+//! What assembles is given as a function, so that this knows a guest by its [`Control`] alone.
+
+mod exit;
+mod run;
+
+pub use exit::Exit;
+
+use crate::config::Config;
+use crate::console;
+use crate::control::Control;
+use crate::sandbox::{Confinement, Sandbox};
+use clap::{Parser, Subcommand};
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::sync::Arc;
+
+/// What a machine is assembled from.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// What is to be run.
+    pub config: &'a Config,
+    /// Where the first serial port writes.
+    pub console: console::Output,
+    /// To be begun when everything is open, before the first thread starts.
+    pub confinement: Confinement,
+}
+
+/// A machine that stands (paused) and can be let go.
+pub struct Assembled {
+    /// How it is controlled.
+    pub control: Arc<dyn Control>,
+    /// What is typed goes to the first serial port, as far as that has room: how much it took.
+    pub input: Box<dyn FnMut(&[u8]) -> usize + Send>,
+    /// What [`Confinement::begin`] gave.
+    pub sandbox: Sandbox,
+    /// Asked once the guest has ended: what went wrong, if it did not end by itself or by command.
+    pub failure: Box<dyn FnOnce() -> Option<String>>,
+}
+
+impl fmt::Debug for Assembled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assembled").field("control", &self.control).finish_non_exhaustive()
+    }
+}
+
+/// Assembles a machine, or says why that cannot be done.
+pub type Assemble = fn(Launch<'_>) -> Result<Assembled, Box<dyn Error + Send + Sync>>;
+
+/// Runs guests on KVM that can live on two hosts.
+#[derive(Debug, Parser)]
+#[command(name = "colo-vm", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a guest until it powers off
+    Run(Box<run::Args>),
+}
+
+/// Does what the words ask for.
+pub fn main(words: impl IntoIterator<Item = OsString>, assemble: Assemble) -> Exit {
+    match Cli::try_parse_from(words) {
+        Ok(Cli { command: Command::Run(args) }) => args.run(assemble),
+        Err(error) => {
+            // Help and version are no errors, and go to standard output.
+            let wrong = error.use_stderr();
+            let _ = error.print();
+            if wrong { Exit::Usage } else { Exit::Done }
+        }
+    }
+}
+
+/// Says why something cannot be done, with all causes that its text does not name. A stderr that is gone
+/// is no reason to stop.
+fn complain(error: &(dyn Error + 'static)) {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let deeper = error.to_string();
+        if !text.contains(&deeper) {
+            text = format!("{text}: {deeper}");
+        }
+        cause = error.source();
+    }
+    let _ = writeln!(io::stderr(), "error: {text}");
+}
+
+#[cfg(test)]
+mod tests;
