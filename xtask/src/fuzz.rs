@@ -8,7 +8,7 @@ use crate::packages::{self, CXX};
 use anyhow::{Result, bail};
 
 /// The targets, in the order in which they run.
-const TARGETS: [&str; 2] = ["packet", "engine"];
+const TARGETS: [&str; 3] = ["packet", "engine", "qmp"];
 const DIR: &str = "tests/fuzz";
 
 #[derive(clap::Args)]

@@ -41,7 +41,7 @@ pub struct Assembled {
     /// How it is controlled.
     pub control: Arc<dyn Control>,
     /// What is typed goes to the first serial port, as far as that has room: how much it took.
-    pub input: Box<dyn FnMut(&[u8]) -> usize + Send>,
+    pub input: console::Input,
     /// What [`Confinement::begin`] gave.
     pub sandbox: Sandbox,
     /// Asked once the guest has ended: what went wrong, if it did not end by itself or by command.

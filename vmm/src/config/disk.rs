@@ -60,7 +60,7 @@ words! {
 #[error("{0:?} is no serial number; write up to 20 printable ASCII characters")]
 pub struct SerialError(String);
 
-/// What a guest sees as the disk's serial number: the 20 bytes of virtio-blk's GET_ID.
+/// What a guest sees as the disk's serial number: the 20 bytes of virtio-blk's `GET_ID`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Serial(String);

@@ -38,8 +38,12 @@ pub struct Draft {
     /// from the tap's name, the same each time
     #[arg(long, value_name = "tap=NAME,…", action = ArgAction::Append)]
     pub net: Vec<Net>,
-    /// Where its first serial port leads: stdio, pty, file:PATH, unix:PATH or none [default: stdio]
-    #[arg(long, value_name = "WHERE")]
+    /// Where its first serial port leads [default: stdio]
+    #[arg(
+        long,
+        help = "Where its first serial port leads: stdio, pty, file:PATH, unix:PATH or none [default: stdio]",
+        value_name = "WHERE"
+    )]
     pub console: Option<Console>,
     /// Speak QMP on this socket: unix:PATH; can be said several times
     #[arg(long, value_name = "unix:PATH", action = ArgAction::Append)]

@@ -82,9 +82,12 @@ impl Mac {
         let hash = tap.0.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        let [a, b, c, d, e, f, ..] = (hash ^ (hash >> 32)).to_le_bytes();
+        let [first, rest @ .., _, _] = (hash ^ (hash >> 32)).to_le_bytes();
+        let mut bytes = [0; 6];
+        bytes[1..].copy_from_slice(&rest);
         // Locally administered, and to one card (IEEE 802c).
-        Self([(a & 0xfc) | 2, b, c, d, e, f])
+        bytes[0] = (first & 0xfc) | 2;
+        Self(bytes)
     }
 
     /// Its bytes, in the order of the wire.
@@ -120,8 +123,9 @@ from_text!(Mac);
 
 impl fmt::Display for Mac {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, f] = self.0;
-        write!(out, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+        let [first, rest @ ..] = self.0;
+        write!(out, "{first:02x}")?;
+        rest.iter().try_for_each(|byte| write!(out, ":{byte:02x}"))
     }
 }
 

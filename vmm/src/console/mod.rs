@@ -18,7 +18,7 @@ mod ring;
 mod terminal;
 
 pub use place::{OpenError, open};
-pub use pump::{Console, Opened};
+pub use pump::{Console, Input, Opened};
 pub use ring::Output;
 pub use terminal::restore as restore_terminal;
 

@@ -16,9 +16,12 @@ use std::time::{Duration, Instant};
 /// Read or written at once: a terminal that is stopped (Ctrl-s) takes so much and no more.
 const PIECE: usize = 512;
 /// How soon a guest that had no room for input is asked again.
-const RETRY: Duration = Duration::from_millis(5);
+const RETRY: Duration = Duration::from_millis(10);
 /// How long the last output may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Takes what was typed, as far as there is room: how much that was.
+pub type Input = Box<dyn FnMut(&[u8]) -> usize + Send>;
 
 /// A console that is open, and not read yet.
 #[derive(Debug)]
@@ -102,7 +105,7 @@ struct Pump {
     writes: bool,
     /// What the guest had no room for.
     waiting: Vec<u8>,
-    input: Box<dyn FnMut(&[u8]) -> usize + Send>,
+    input: Input,
     quit: Box<dyn FnMut() + Send>,
     end: Arc<AtomicBool>,
 }

@@ -91,7 +91,7 @@ fn of_too_much_that_nobody_hears_the_newest_is_kept() {
     let mut output = opened.output();
     let (console, _) = start(opened);
     for line in 0..100_000 {
-        write!(output, "{line:07}\n").unwrap();
+        writeln!(output, "{line:07}").unwrap();
     }
     assert_eq!(output.dropped(), 8 * 100_000 - place::KEPT as u64);
     let mut client = UnixStream::connect(&path).unwrap();

@@ -133,7 +133,7 @@ mod tests {
             piece in 1usize..40,
         ) {
             let objects: Vec<Value> = inner.iter().map(|(value, _)| json!({"x": value})).collect();
-            let stream: String = objects.iter().zip(&inner).map(|(o, (_, gap))| format!("{gap}{o}")).collect();
+            let stream: String = objects.iter().zip(&inner).flat_map(|(object, (_, gap))| [gap.clone(), object.to_string()]).collect();
             let mut scanner = Scanner::new();
             let found: Vec<Found> =
                 stream.as_bytes().chunks(piece).flat_map(|bytes| scanner.feed(bytes)).collect();

@@ -2,7 +2,7 @@
 
 use super::calls::Call;
 
-/// `TUNSETOFFLOAD`, `TUNSETVNETHDRSZ` and `TUNSETQUEUE` (linux/if_tun.h).
+/// `TUNSETOFFLOAD`, `TUNSETVNETHDRSZ` and `TUNSETQUEUE` (`linux/if_tun.h`).
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
 const TUNSETQUEUE: u32 = 0x4004_54d9;
