@@ -1,8 +1,7 @@
 //! `colo-vm`: runs a guest.
 #![forbid(unsafe_code)]
 
-use colo_vmm::cli::{self, Assembled, Launch};
-use std::error::Error;
+use colo_vmm::cli::{self, Assembled, Failure, Launch};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -10,6 +9,6 @@ fn main() -> ExitCode {
 }
 
 /// The machine has not landed yet.
-fn assemble(_: Launch<'_>) -> Result<Assembled, Box<dyn Error + Send + Sync>> {
+fn assemble(_: Launch<'_>) -> Result<Assembled, Failure> {
     Err("this build has no machine yet".into())
 }

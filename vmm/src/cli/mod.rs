@@ -4,7 +4,7 @@
 //!   words, file ─► Config ─► console, sockets open ─► assemble ── Launch ──► the machine's parts are open
 //!                                                        │                   Confinement::begin, threads
 //!                                                        ▼
-//!   exit code ◄── the last event ◄── cont ◄── QMP, console, signals ◄── Assembled (a guest that stands)
+//!   exit code ◄── Ended ◄── run ◄── QMP, console, signals ◄────────── Assembled (a guest that stands)
 //! ```
 //!
 //! What assembles is given as a function, so that this knows a guest by its [`Control`] alone.
@@ -44,8 +44,23 @@ pub struct Assembled {
     pub input: console::Input,
     /// What [`Confinement::begin`] gave.
     pub sandbox: Sandbox,
-    /// Asked once the guest has ended: what went wrong, if it did not end by itself or by command.
-    pub failure: Box<dyn FnOnce() -> Option<String>>,
+    /// Lets the guest go, in the main thread, until it ends.
+    pub run: Run,
+}
+
+/// Runs a guest until it ends, or says why it cannot go on.
+pub type Run = Box<dyn FnOnce() -> Result<Ended, Failure>>;
+
+/// Anything that goes wrong.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// How a guest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ended {
+    /// It powered off, or was ended by command.
+    Done,
+    /// It was reset, and [`Config::on_reset`] says that this is the end.
+    Reset,
 }
 
 impl fmt::Debug for Assembled {
@@ -55,7 +70,7 @@ impl fmt::Debug for Assembled {
 }
 
 /// Assembles a machine, or says why that cannot be done.
-pub type Assemble = fn(Launch<'_>) -> Result<Assembled, Box<dyn Error + Send + Sync>>;
+pub type Assemble = fn(Launch<'_>) -> Result<Assembled, Failure>;
 
 /// Runs guests on KVM that can live on two hosts.
 #[derive(Debug, Parser)]

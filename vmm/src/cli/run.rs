@@ -1,19 +1,17 @@
 //! `colo-vm run`.
 
-use super::{Assemble, Assembled, Exit, Launch, complain};
-use crate::config::{self, Config, Draft, OnReset};
+use super::{Assemble, Assembled, Ended, Exit, Failure, Launch, complain};
+use crate::config::{self, Config, Draft};
 use crate::console;
-use crate::control::{Control, Event};
+use crate::control::Control;
 use crate::listener::Listener;
 use crate::qmp;
 use crate::sandbox::{Confinement, Kind, Sandbox};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
-use std::error::Error;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::thread;
 use tracing_subscriber::EnvFilter;
 
@@ -47,8 +45,6 @@ pub(super) struct Args {
     #[command(flatten)]
     draft: Draft,
 }
-
-type Failure = Box<dyn Error + Send + Sync>;
 
 impl Args {
     /// What they ask for.
@@ -100,11 +96,9 @@ fn run(config: &Config, assemble: Assemble) -> Result<Exit, Failure> {
     let line = summary(config, opened.described());
     let confinement = Confinement::new(config, console::restore_terminal);
     let launch = Launch { config, console: opened.output(), confinement };
-    let Assembled { control, input, sandbox, failure } = assemble(launch)?;
+    let Assembled { control, input, sandbox, run } = assemble(launch)?;
     let _ = writeln!(io::stderr(), "{line}");
 
-    // Whoever comes first may end the guest at once: listen before anything can happen.
-    let events = control.events();
     let signals = quit_at(signals, Arc::clone(&control), &sandbox)?;
     let server = qmp::Server::start(listeners, Arc::clone(&control), config.name.as_str(), enters(&sandbox))
         .map_err(|error| format!("cannot start QMP: {error}"))?;
@@ -114,15 +108,14 @@ fn run(config: &Config, assemble: Assemble) -> Result<Exit, Failure> {
         .map_err(|error| format!("cannot start the console: {error}"))?;
     sandbox.enter(Kind::Control)?;
 
-    control.cont()?;
-    let exit = wait(&events, config.on_reset, &*control);
+    let ended = run();
     // Clients hear the last event, and readers the last words.
     drop(server);
     drop(console);
     signals.close();
-    match failure() {
-        Some(reason) => Err(reason.into()),
-        None => Ok(exit),
+    match ended? {
+        Ended::Done => Ok(Exit::Done),
+        Ended::Reset => Ok(Exit::Reset),
     }
 }
 
@@ -149,23 +142,6 @@ fn quit_at(mut signals: Signals, control: Arc<dyn Control>, sandbox: &Sandbox) -
         }
     })?;
     Ok(handle)
-}
-
-/// Until the guest ends.
-fn wait(events: &Receiver<Event>, on_reset: OnReset, control: &dyn Control) -> Exit {
-    let mut exit = Exit::Done;
-    // A machine that is gone without a last event says why when it is asked for its failure.
-    while let Ok(event) = events.recv() {
-        match event {
-            Event::Shutdown { .. } => return exit,
-            Event::Reset { .. } if on_reset == OnReset::Exit => {
-                exit = Exit::Reset;
-                control.quit();
-            }
-            _ => {}
-        }
-    }
-    exit
 }
 
 /// What runs, in one line.

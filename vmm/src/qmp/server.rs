@@ -48,15 +48,15 @@ pub struct Server {
 #[derive(Debug)]
 struct Mailbox {
     mail: Mutex<Mail>,
-    shutdown: Condvar,
+    changed: Condvar,
     wake: OwnedFd,
 }
 
 #[derive(Debug, Default)]
 struct Mail {
     events: VecDeque<(Event, Duration)>,
-    /// Whether the last event has been here.
-    shutdown: bool,
+    /// Whether the latest event is one that can be the last.
+    ended: bool,
     /// Whether the server is ending.
     closed: bool,
 }
@@ -83,10 +83,9 @@ impl Mailbox {
             if mail.events.len() < EVENTS {
                 mail.events.push_back((event, now));
             }
-            if matches!(event, Event::Shutdown { .. }) {
-                mail.shutdown = true;
-                self.shutdown.notify_all();
-            }
+            // One that resets and is not to go on ends with that.
+            mail.ended = matches!(event, Event::Shutdown { .. } | Event::Reset { .. });
+            self.changed.notify_all();
             drop(mail);
             self.wake();
         }
@@ -103,7 +102,7 @@ impl Server {
         enter: impl Fn() + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let mailbox = Arc::new(Mailbox { mail: Mutex::default(), shutdown: Condvar::new(), wake });
+        let mailbox = Arc::new(Mailbox { mail: Mutex::default(), changed: Condvar::new(), wake });
         let events = control.events();
         let (mail, begin) = (Arc::clone(&mailbox), enter.clone());
         thread::Builder::new().name("qmp-events".into()).spawn(move || {
@@ -130,7 +129,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let mail = self.mailbox.lock();
         let mut mail = if self.control.state() == RunState::Shutdown {
-            let waited = self.mailbox.shutdown.wait_timeout_while(mail, LAST_WORDS, |mail| !mail.shutdown);
+            let waited = self.mailbox.changed.wait_timeout_while(mail, LAST_WORDS, |mail| !mail.ended);
             waited.unwrap_or_else(PoisonError::into_inner).0
         } else {
             mail

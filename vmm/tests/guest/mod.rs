@@ -8,13 +8,13 @@
 
 mod sys;
 
-use colo_vmm::cli::{Assembled, Launch};
+use colo_vmm::cli::{Assembled, Ended, Failure, Launch};
+use colo_vmm::config::OnReset;
 use colo_vmm::console::Output;
 use colo_vmm::control::{BlockInfo, Control, ControlError, CpuInfo, Event, RunState};
 use colo_vmm::sandbox::{Kind, Sandbox};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use std::collections::VecDeque;
-use std::error::Error;
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -181,7 +181,7 @@ fn begin(vcpu: &VcpuFd) {
 }
 
 /// As the machine does: everything is opened, then the process is confined, then threads start.
-pub(crate) fn assemble(launch: Launch<'_>) -> Result<Assembled, Box<dyn Error + Send + Sync>> {
+pub(crate) fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
     std::fs::File::open(&launch.config.kernel)
         .map_err(|error| format!("cannot read the kernel {}: {error}", launch.config.kernel.display()))?;
     let vm = Kvm::new()?.create_vm()?;
@@ -212,5 +212,22 @@ pub(crate) fn assemble(launch: Launch<'_>) -> Result<Assembled, Box<dyn Error + 
         state.typed.extend(&typed[..room]);
         room
     };
-    Ok(Assembled { control: tiny, input: Box::new(input), sandbox, failure: Box::new(|| None) })
+    let (control, on_reset) = (Arc::clone(&tiny), launch.config.on_reset);
+    let run = move || {
+        let events = tiny.events();
+        tiny.cont()?;
+        let mut ended = Ended::Done;
+        for event in events {
+            match event {
+                Event::Shutdown { .. } => break,
+                Event::Reset { .. } if on_reset == OnReset::Exit => {
+                    ended = Ended::Reset;
+                    tiny.quit();
+                }
+                _ => {}
+            }
+        }
+        Ok(ended)
+    };
+    Ok(Assembled { control, input: Box::new(input), sandbox, run: Box::new(run) })
 }
