@@ -21,6 +21,9 @@ pub(crate) const QEMU: Package<'_> =
 /// Reads objects for the kernel.
 pub(crate) const LLVM: Package<'_> =
     Package { name: "llvm", why: "llvm-objdump, which shows BPF instructions" };
+/// Reads the VMM's ACPI tables.
+pub(crate) const IASL: Package<'_> =
+    Package { name: "acpica-tools", why: "iasl, which checks the ACPI tables" };
 /// What the proofs on the lab of network namespaces run: servers, their clients, and what builds a
 /// network.
 pub(crate) const LAB: [Package<'_>; 11] = [

@@ -10,9 +10,11 @@
 //! What assembles is given as a function, so that this knows a guest by its [`Control`] alone.
 
 mod exit;
+mod machine;
 mod run;
 
 pub use exit::Exit;
+pub use machine::assemble;
 
 use crate::config::Config;
 use crate::console;

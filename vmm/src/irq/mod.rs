@@ -7,6 +7,12 @@
 //!
 //! Devices know these traits alone; what is behind them is KVM, and in tests a counter.
 
+mod line;
+mod msi;
+
+pub use line::Pin;
+pub use msi::{MsiVector, Routes};
+
 use std::fmt;
 
 /// A wire to an interrupt controller.

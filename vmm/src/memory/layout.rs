@@ -5,6 +5,8 @@
 //!   ├─ boot tables ─┤ hole ├─ kernel, initrd, RAM ──┤ PCI window, APICs ├─ rest of RAM ─┬─ PCI window
 //! ```
 
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
 /// Where RAM below the hole ends at the latest.
 pub const HOLE: u64 = 3 << 30;
 /// Where RAM goes on.
@@ -19,6 +21,15 @@ pub const ACPI_END: u64 = 0x10_0000;
 
 /// Memory-mapped PCI, below 4 GiB.
 pub const PCI_MEMORY: std::ops::Range<u64> = HOLE..0xfec0_0000;
+/// How much there is above RAM.
+const PCI_MEMORY_HIGH: u64 = 16 << 30;
+/// Memory-mapped PCI, above all RAM.
+pub fn pci_memory_high(ram: &super::GuestRam) -> std::ops::Range<u64> {
+    let end_of_ram = ram.iter().last().map_or(0, |region| region.last_addr().0 + 1);
+    let start = end_of_ram.max(HIGH).next_multiple_of(1 << 30);
+    start..start + PCI_MEMORY_HIGH
+}
+
 /// PCI ports.
 pub const PCI_PORTS: std::ops::Range<u64> = 0xc000..0x1_0000;
 

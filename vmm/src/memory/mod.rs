@@ -6,6 +6,10 @@
 //! through a raw pointer (`io_uring`, `readv`) must mark by hand.
 
 pub mod layout;
+mod ram;
+mod sys;
+
+pub use ram::{RamError, new, ranges};
 
 use vm_memory::bitmap::AtomicBitmap;
 

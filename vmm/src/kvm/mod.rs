@@ -1,0 +1,57 @@
+//! KVM: what the host must have, a VM, and its interrupt controllers.
+//!
+//! ```text
+//!   /dev/kvm ──open──► Kvm ──create──► Vm ──┬─ memory slots
+//!             (checks)  │                   ├─ PIC, I/O APIC, PIT
+//!                       └─ probe: is it     ├─ ioeventfds (a notification without an exit to us)
+//!                          fast enough?     └─ vCPUs ──► vcpu
+//! ```
+
+mod open;
+mod probe;
+mod sys;
+mod vm;
+
+pub use open::Kvm;
+pub use probe::Speed;
+pub use vm::{PortWidth, Vm};
+
+use thiserror::Error;
+use vmm_sys_util::errno;
+
+/// KVM does not do what is needed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The device cannot be opened.
+    #[error("cannot open /dev/kvm: {source}; {hint}")]
+    Open {
+        /// Why.
+        source: errno::Error,
+        /// What can be done.
+        hint: &'static str,
+    },
+    /// It is not the KVM that everyone has since 2007.
+    #[error("/dev/kvm speaks version {0} of its interface, and 12 is needed: is it KVM?")]
+    Version(i32),
+    /// Something is not there.
+    #[error("this host's KVM has no {0}, which every guest needs; a newer kernel has it")]
+    Missing(&'static str),
+    /// A call failed.
+    #[error("KVM refuses {what}: {source}")]
+    Call {
+        /// What was asked for.
+        what: &'static str,
+        /// Why not.
+        source: errno::Error,
+    },
+    /// All interrupt routes are taken.
+    #[error("no interrupt route is left: KVM has {0}, and devices have all of them")]
+    Routes(usize),
+}
+
+impl Error {
+    /// For `map_err`: says what was asked for.
+    pub(crate) fn call(what: &'static str) -> impl Fn(errno::Error) -> Self {
+        move |source| Self::Call { what, source }
+    }
+}

@@ -1,0 +1,208 @@
+//! A machine: everything put together, and who decides what it does next.
+//!
+//! ```text
+//!   Setup ─► Machine::new ─► run ──────────────► ExitReason
+//!                             │  lifecycle: one request after the other
+//!      Control (QMP, signals) │
+//!         stop, cont, … ─────►├─► vCPUs: pause, resume
+//!      Power (guest) ────────►├─► devices: pause, resume (machine::devices)
+//!      vCPUs: ended ─────────►└─► clocks: stand, go on
+//! ```
+//!
+//! All requests come through one channel to one thread, so that no two are ever half done at once.
+
+mod clock;
+mod control;
+pub mod devices;
+mod lifecycle;
+
+pub use lifecycle::ExitReason;
+
+use crate::acpi::{self, AcpiError};
+use crate::boot::{self, BootError};
+use crate::bus::BusError;
+use crate::control::Control;
+use crate::devices::serial::{Output, Serial};
+use crate::irq::Routes;
+use crate::kvm::{Error as KvmError, Kvm, Vm};
+use crate::memory::{self, RamError};
+use crate::sandbox::{ConfineError, Sandbox};
+use crate::vcpu::{self, VcpuError};
+use control::Handle;
+use lifecycle::{Lifecycle, Request};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::{fmt, io};
+use thiserror::Error;
+
+/// What a machine is made of.
+pub struct Setup {
+    /// The kernel: a bzImage or an ELF file.
+    pub kernel: PathBuf,
+    /// Its initrd.
+    pub initrd: Option<PathBuf>,
+    /// Its command line.
+    pub cmdline: String,
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// How many vCPUs.
+    pub cpus: u32,
+    /// Where what COM1 prints goes.
+    pub console: Output,
+    /// Called when everything is open, before the first thread: what the threads enter.
+    pub confine: Confine,
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("kernel", &self.kernel)
+            .field("cmdline", &self.cmdline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Gives up what a running machine has no use for.
+pub type Confine = Box<dyn FnOnce() -> Result<Sandbox, ConfineError>>;
+
+/// The most vCPUs of a machine.
+pub const MOST_CPUS: u32 = 16;
+
+/// A machine that cannot be made, or cannot go on.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// KVM refuses something.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The memory cannot be had.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// Two devices want one address, which only a bug does.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// A vCPU cannot be had, or went away.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// The tables cannot be written.
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+    /// The kernel cannot be booted.
+    #[error("cannot boot {}: {source}", path.display())]
+    Boot {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: BootError,
+    },
+    /// A file cannot be opened.
+    #[error("cannot open the {what} {}: {source}", path.display())]
+    Open {
+        /// What it is.
+        what: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Too many vCPUs, or none.
+    #[error("a machine has 1 to {most} vCPUs, not {0}", most = MOST_CPUS)]
+    Cpus(u32),
+    /// It cannot be confined.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    /// A vCPU failed.
+    #[error("vCPU {index} failed: {reason}{hint}")]
+    Failed {
+        /// Which.
+        index: u32,
+        /// Why, in a line.
+        reason: String,
+        /// What may be behind it.
+        hint: String,
+    },
+}
+
+/// A machine that has not begun to run.
+#[derive(Debug)]
+pub struct Machine {
+    lifecycle: Lifecycle,
+    control: Arc<Handle>,
+    serial: Arc<Serial>,
+    sandbox: Sandbox,
+}
+
+impl Machine {
+    /// Makes it, with the kernel in its memory.
+    pub fn new(setup: Setup) -> Result<Self, MachineError> {
+        if !(1..=MOST_CPUS).contains(&setup.cpus) {
+            return Err(MachineError::Cpus(setup.cpus));
+        }
+        // First what can be wrong with the command line, so that nothing is made in vain.
+        let mut kernel = open("kernel", &setup.kernel)?;
+        let mut initrd = setup.initrd.as_ref().map(|path| open("initrd", path)).transpose()?;
+        let kvm = Kvm::open()?;
+        let ram = Arc::new(memory::new(setup.memory)?);
+        let rsdp = acpi::write(&ram, setup.cpus)?;
+        let at_kernel = |source| MachineError::Boot { path: setup.kernel.clone(), source };
+        let entry = boot::load(&ram, &mut kernel, initrd.as_mut(), setup.cmdline.as_bytes(), rsdp)
+            .map_err(at_kernel)?;
+        let vm = Arc::new(Vm::new(&kvm, ram)?);
+        let routes = Routes::new(vm.clone())?;
+        let resets: Vec<_> = (0..setup.cpus)
+            .map(|index| vcpu::Reset::new(&kvm, &vm, index, setup.cpus))
+            .collect::<Result<_, _>>()?;
+        if let Some(first) = resets.first() {
+            entry.set(vm.ram(), first.fd()).map_err(at_kernel)?;
+        }
+
+        let (requests, inbox) = channel();
+        let devices = devices::Devices::new(&vm, &routes, setup.console, requests.clone());
+        let buses = Arc::new(devices.buses()?);
+        let serial = devices.serial();
+        let sandbox = (setup.confine)()?;
+        let mut vcpus = Vec::new();
+        for reset in resets {
+            let requests = requests.clone();
+            // When the lifecycle has ended, nobody needs to know.
+            let told = move |index, ending| drop(requests.send(Request::Ended(index, ending)));
+            vcpus.push(reset.start(buses.clone(), sandbox.clone(), told)?);
+        }
+        let control = Arc::new(Handle::new(&vcpus, requests));
+        let lifecycle = Lifecycle::new(kvm, vcpus, devices, vm, inbox, control.clone());
+        Ok(Self { lifecycle, control, serial, sandbox })
+    }
+
+    /// Who commands it, from any thread.
+    pub fn control(&self) -> Arc<dyn Control> {
+        self.control.clone()
+    }
+
+    /// COM1, for what is typed.
+    pub fn serial(&self) -> Arc<Serial> {
+        self.serial.clone()
+    }
+
+    /// What its threads are in, for those that join them.
+    pub fn sandbox(&self) -> Sandbox {
+        self.sandbox.clone()
+    }
+
+    /// Runs it until it ends, and takes it apart.
+    pub fn run(self) -> Result<ExitReason, MachineError> {
+        self.lifecycle.run()
+    }
+}
+
+/// A KVM that emulates each instruction is the likeliest reason why stock kernels fail.
+fn hint(kvm: &Kvm) -> String {
+    kvm.warning().map_or_else(String::new, |warning| format!("; {warning}"))
+}
+
+fn open(what: &'static str, path: &PathBuf) -> Result<File, MachineError> {
+    File::open(path).map_err(|source| MachineError::Open { what, path: path.clone(), source })
+}
+
+#[cfg(test)]
+mod tests;
