@@ -13,9 +13,14 @@
 //! * [`memory`]: the guest's RAM, and what is where in its address space.
 //! * [`boot`], [`acpi`]: what a guest finds when it begins.
 //! * [`bus`]: who answers an exit.
+//! * [`cli`]: the command line, from its words to the exit code.
+//! * [`config`]: what is to be run.
+//! * [`console`]: where its serial port leads.
 //! * [`control`]: what can be done to a running guest.
 //! * [`devices`]: those of a PC that are not on PCI.
 //! * [`irq`]: how a device interrupts.
+//! * [`qmp`]: how programs control it, on a [`listener`].
+//! * [`sandbox`]: what a broken process can still do.
 //! * [`kvm`]: the host's KVM, a VM in it.
 //! * [`vcpu`]: a thread per vCPU, its exits, its state.
 //! * [`pci`]: the bus that devices are found on.
@@ -28,12 +33,17 @@ pub mod acpi;
 pub mod boot;
 pub mod bus;
 pub mod cli;
+pub mod config;
+pub mod console;
 pub mod control;
 pub mod devices;
 pub mod irq;
 pub mod kvm;
+pub mod listener;
 pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod qmp;
+pub mod sandbox;
 pub mod vcpu;
 pub mod virtio;

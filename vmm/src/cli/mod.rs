@@ -1,13 +1,82 @@
-//! The command line.
+//! The command line, from its words to the exit code.
+//!
+//! ```text
+//!   words, file ─► Config ─► console, sockets open ─► assemble ── Launch ──► the machine's parts are open
+//!                                                        │                   Confinement::begin, threads
+//!                                                        ▼
+//!   exit code ◄── Ended ◄── run ◄── QMP, console, signals ◄────────── Assembled (a guest that stands)
+//! ```
+//!
+//! What assembles is given as a function, so that this knows a guest by its [`Control`] alone.
 
+mod exit;
+mod machine;
 mod run;
 
-use clap::{Parser, Subcommand};
-use std::process::ExitCode;
+pub use exit::Exit;
+pub use machine::assemble;
 
-/// A small KVM VMM.
+use crate::config::Config;
+use crate::console;
+use crate::control::Control;
+use crate::sandbox::{Confinement, Sandbox};
+use clap::{Parser, Subcommand};
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::sync::Arc;
+
+/// What a machine is assembled from.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// What is to be run.
+    pub config: &'a Config,
+    /// Where the first serial port writes.
+    pub console: console::Output,
+    /// To be begun when everything is open, before the first thread starts.
+    pub confinement: Confinement,
+}
+
+/// A machine that stands (paused) and can be let go.
+pub struct Assembled {
+    /// How it is controlled.
+    pub control: Arc<dyn Control>,
+    /// What is typed goes to the first serial port, as far as that has room: how much it took.
+    pub input: console::Input,
+    /// What [`Confinement::begin`] gave.
+    pub sandbox: Sandbox,
+    /// Lets the guest go, in the main thread, until it ends.
+    pub run: Run,
+}
+
+/// Runs a guest until it ends, or says why it cannot go on.
+pub type Run = Box<dyn FnOnce() -> Result<Ended, Failure>>;
+
+/// Anything that goes wrong.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// How a guest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ended {
+    /// It powered off, or was ended by command.
+    Done,
+    /// It was reset, and [`Config::on_reset`] says that this is the end.
+    Reset,
+}
+
+impl fmt::Debug for Assembled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assembled").field("control", &self.control).finish_non_exhaustive()
+    }
+}
+
+/// Assembles a machine, or says why that cannot be done.
+pub type Assemble = fn(Launch<'_>) -> Result<Assembled, Failure>;
+
+/// Runs guests on KVM that can live on two hosts.
 #[derive(Debug, Parser)]
-#[command(name = "colo-vm", version)]
+#[command(name = "colo-vm", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -15,20 +84,37 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Run),
+    /// Run a guest until it powers off
+    Run(Box<run::Args>),
 }
 
-/// What `colo-vm` does.
-#[must_use]
-pub fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
-        )
-        .with_writer(std::io::stderr)
-        .init();
-    match Cli::parse().command {
-        Command::Run(run) => run.run(),
+/// Does what the words ask for.
+pub fn main(words: impl IntoIterator<Item = OsString>, assemble: Assemble) -> Exit {
+    match Cli::try_parse_from(words) {
+        Ok(Cli { command: Command::Run(args) }) => args.run(assemble),
+        Err(error) => {
+            // Help and version are no errors, and go to standard output.
+            let wrong = error.use_stderr();
+            let _ = error.print();
+            if wrong { Exit::Usage } else { Exit::Done }
+        }
     }
 }
+
+/// Says why something cannot be done, with all causes that its text does not name. A stderr that is gone
+/// is no reason to stop.
+fn complain(error: &(dyn Error + 'static)) {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let deeper = error.to_string();
+        if !text.contains(&deeper) {
+            text = format!("{text}: {deeper}");
+        }
+        cause = error.source();
+    }
+    let _ = writeln!(io::stderr(), "error: {text}");
+}
+
+#[cfg(test)]
+mod tests;

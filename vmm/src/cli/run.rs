@@ -1,84 +1,196 @@
 //! `colo-vm run`.
 
-use crate::devices::rng::Rng;
-use crate::machine::{ExitReason, Machine, MachineError, Setup};
-use clap::Args;
-use std::io::{self, Read};
+use super::{Assemble, Assembled, Ended, Exit, Failure, Launch, complain};
+use crate::config::{self, Config, Draft};
+use crate::console;
+use crate::control::Control;
+use crate::listener::Listener;
+use crate::qmp;
+use crate::sandbox::{Confinement, Kind, Sandbox};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use tracing_subscriber::EnvFilter;
 
-/// The guest wants to begin anew, and this process does not do that by itself.
-const RESET: u8 = 3;
+pub(super) const HELP: &str = "\
+Examples:
+  colo-vm run --kernel /boot/vmlinuz-6.1.0-41-cloud-amd64 --initrd initrd.img \\
+      --cmdline 'console=ttyS0' --memory 512M --cpus 2
+      a kernel and its initial RAM file system, on this terminal
+  colo-vm run --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0 root=/dev/vda1' \\
+      --disk path=disk.qcow2 --disk path=data.img,format=raw,readonly --net tap=vif1.0
+      from a disk, with a second one, and a network card; the tap is made before with
+      ip tuntap add vif1.0 mode tap vnet_hdr
+  colo-vm run --config web.toml --memory 4G --console unix:/run/web.console --qmp unix:/run/web.qmp
+      a file (docs/colo-vm.toml shows every key) and what is different this time
 
-/// Runs a guest on KVM, with its console here. Ends with 0 when the guest powers off, with 3 when it resets,
-/// with 1 when it cannot run.
-#[derive(Debug, Args)]
-pub(super) struct Run {
-    /// The kernel: a bzImage, or an ELF file with a PVH entry
-    #[arg(long, value_name = "FILE")]
-    kernel: PathBuf,
-    /// Its initial RAM disk
-    #[arg(long, value_name = "FILE")]
-    initrd: Option<PathBuf>,
-    /// Its command line
-    #[arg(long, value_name = "TEXT", default_value = "console=ttyS0")]
-    cmdline: String,
-    /// Its memory: bytes, or with K, M, G
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size)]
-    memory: u64,
-    /// How many CPUs it has
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::machine::MOST_CPUS)))]
-    cpus: u32,
+On a terminal every key goes to the guest; Ctrl-a x ends it. SIGINT, SIGTERM and SIGHUP end it, too.
+COLO_LOG=debug says more of what happens.
+
+Exit codes: 0 the guest powered off or was ended, 1 it could not be started or could not go on,
+2 wrong usage, 3 it was reset and --on-reset exit was said, 5 a thread made a system call that it has
+no business with (--seccomp).";
+
+/// Its words.
+#[derive(clap::Args, Debug)]
+#[command(after_help = HELP)]
+pub(super) struct Args {
+    /// A file that says what to run, with the words of these options; what is said here as well counts
+    /// more, and disks, cards and sockets come after those of the file
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    draft: Draft,
 }
 
-impl Run {
-    pub(super) fn run(self) -> ExitCode {
-        match self.try_run() {
-            Ok(ExitReason::PowerOff | ExitReason::Quit) => ExitCode::SUCCESS,
-            Ok(ExitReason::Reset { .. }) => ExitCode::from(RESET),
+impl Args {
+    /// What they ask for.
+    fn config(self) -> Result<Config, Failure> {
+        let base = self.config.as_deref().map(config::read).transpose()?.unwrap_or_default();
+        Ok(self.draft.over(base).finish()?)
+    }
+
+    pub(super) fn run(self, assemble: Assemble) -> Exit {
+        log();
+        let config = match self.config() {
+            Ok(config) => config,
             Err(error) => {
-                eprintln!("colo-vm: {error}");
-                ExitCode::FAILURE
+                complain(&*error);
+                return Exit::Usage;
+            }
+        };
+        match run(&config, assemble) {
+            Ok(exit) => exit,
+            Err(error) => {
+                // What is said would be hard to read on a raw terminal.
+                console::restore_terminal();
+                complain(&*error);
+                Exit::Failed
             }
         }
     }
+}
 
-    fn try_run(self) -> Result<ExitReason, MachineError> {
-        let Self { kernel, initrd, cmdline, memory, cpus } = self;
-        let console = Box::new(io::stdout());
-        let machine = Machine::new(Setup {
-            kernel,
-            initrd,
-            cmdline,
-            memory,
-            cpus,
-            console,
-            devices: vec![Box::<Rng>::default()],
-        })?;
-        let serial = machine.serial();
-        // It ends with the process: a read cannot be interrupted otherwise.
-        std::thread::spawn(move || {
-            let mut bytes = [0; 256];
-            while let Ok(len @ 1..) = io::stdin().lock().read(&mut bytes) {
-                serial.input(&bytes[..len]);
-            }
-        });
-        machine.run()
+/// Messages go to standard error. Somebody else may have seen to them already.
+fn log() {
+    let filter = EnvFilter::try_from_env("COLO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .log_internal_errors(false)
+        .try_init();
+}
+
+fn run(config: &Config, assemble: Assemble) -> Result<Exit, Failure> {
+    let listeners: Result<Vec<Listener>, _> =
+        config.qmp.iter().map(|endpoint| Listener::bind(endpoint.path())).collect();
+    let listeners = listeners?;
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|error| format!("cannot catch the signals that end it: {error}"))?;
+    let opened = console::open(&config.console)?;
+    let line = summary(config, opened.described());
+    let confinement = Confinement::new(config, console::restore_terminal);
+    let launch = Launch { config, console: opened.output(), confinement };
+    let Assembled { control, input, sandbox, run } = assemble(launch)?;
+    let _ = writeln!(io::stderr(), "{line}");
+
+    let signals = quit_at(signals, Arc::clone(&control), &sandbox)?;
+    let server = qmp::Server::start(listeners, Arc::clone(&control), config.name.as_str(), enters(&sandbox))
+        .map_err(|error| format!("cannot start QMP: {error}"))?;
+    let quit = Arc::clone(&control);
+    let console = opened
+        .start(enters(&sandbox), input, move || quit.quit())
+        .map_err(|error| format!("cannot start the console: {error}"))?;
+    sandbox.enter(Kind::Control)?;
+
+    let ended = run();
+    // Clients hear the last event, and readers the last words.
+    drop(server);
+    drop(console);
+    signals.close();
+    match ended? {
+        Ended::Done => Ok(Exit::Done),
+        Ended::Reset => Ok(Exit::Reset),
     }
 }
 
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(['K', 'M', 'G']);
-    let unit = match &text[digits.len()..] {
-        "" => 1,
-        "K" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        _ => return Err("one unit is enough: 512M, 2G".to_owned()),
-    };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit))
-        .ok_or_else(|| "write it like 512M or 2G".to_owned())
+/// What a thread of control does first. A thread without its filter must not go on.
+fn enters(sandbox: &Sandbox) -> impl Fn() + Clone + Send + 'static {
+    let sandbox = sandbox.clone();
+    move || {
+        if let Err(error) = sandbox.enter(Kind::Control) {
+            console::restore_terminal();
+            complain(&error);
+            std::process::exit(i32::from(Exit::Failed.code()));
+        }
+    }
+}
+
+/// Ends the guest when one of these signals comes.
+fn quit_at(mut signals: Signals, control: Arc<dyn Control>, sandbox: &Sandbox) -> io::Result<Handle> {
+    let (handle, enter) = (signals.handle(), enters(sandbox));
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        enter();
+        for signal in signals.forever() {
+            tracing::info!("signal {signal}: the guest is ended");
+            control.quit();
+        }
+    })?;
+    Ok(handle)
+}
+
+/// What runs, in one line.
+fn summary(config: &Config, console: &str) -> String {
+    use std::fmt::Write as _;
+    let plural = if config.cpus.get() == 1 { "" } else { "s" };
+    let mut line = format!(
+        "colo-vm {} runs {}: {} vCPU{plural}, {} of RAM, {}",
+        env!("CARGO_PKG_VERSION"),
+        config.name,
+        config.cpus,
+        config.memory,
+        config.kernel.display(),
+    );
+    // Writing into a String does not fail.
+    for (letter, disk) in ('a'..).zip(&config.disks) {
+        let _ = write!(line, "; vd{letter} {disk}");
+    }
+    for net in &config.nets {
+        let _ = write!(line, "; {} ({})", net.tap, net.mac);
+    }
+    for endpoint in &config.qmp {
+        let _ = write!(line, "; QMP on {endpoint}");
+    }
+    line + "; " + console
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_says_what_runs() {
+        let draft = Draft {
+            kernel: Some("vmlinuz".into()),
+            cpus: Some("2".parse().unwrap()),
+            disk: vec!["path=a.qcow2".parse().unwrap(), "path=b,readonly".parse().unwrap()],
+            net: vec!["tap=vif1.0,mac=02:00:00:00:00:01".parse().unwrap()],
+            qmp: vec!["unix:/run/q".parse().unwrap()],
+            ..Draft::default()
+        };
+        let line = summary(&draft.finish().unwrap(), "no console");
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(
+            line,
+            format!(
+                "colo-vm {version} runs guest: 2 vCPUs, 512M of RAM, vmlinuz; vda a.qcow2; vdb b (read-only); \
+                 vif1.0 (02:00:00:00:00:01); QMP on unix:/run/q; no console"
+            )
+        );
+    }
 }

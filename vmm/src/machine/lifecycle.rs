@@ -5,7 +5,7 @@ use super::clock::Clocks;
 use super::control::Handle;
 use super::devices::Devices;
 use crate::control::{ControlError, Event, RunState};
-use crate::kvm::Vm;
+use crate::kvm::{Kvm, Vm};
 use crate::vcpu::{Ending, Vcpu, VcpuError};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -42,6 +42,7 @@ pub(super) enum Request {
 /// Runs in the thread that called `Machine::run`.
 #[derive(Debug)]
 pub(super) struct Lifecycle {
+    kvm: Kvm,
     vcpus: Vec<Vcpu>,
     devices: Devices,
     clocks: Clocks,
@@ -51,6 +52,7 @@ pub(super) struct Lifecycle {
 
 impl Lifecycle {
     pub(super) fn new(
+        kvm: Kvm,
         vcpus: Vec<Vcpu>,
         devices: Devices,
         vm: Arc<Vm>,
@@ -58,7 +60,7 @@ impl Lifecycle {
         control: Arc<Handle>,
     ) -> Self {
         let clocks = Clocks::new(vm, devices.timer());
-        Self { vcpus, devices, clocks, inbox, control }
+        Self { kvm, vcpus, devices, clocks, inbox, control }
     }
 
     /// Lets it run, and obeys until it ends.
@@ -107,14 +109,15 @@ impl Lifecycle {
                 Request::Reset { guest } => return Ok(ExitReason::Reset { guest }),
                 Request::Ended(index, ending @ (Ending::TripleFault | Ending::Reset)) => {
                     if ending == Ending::TripleFault {
-                        let hint = super::hint();
+                        let hint = super::hint(&self.kvm);
                         tracing::warn!("vCPU {index} met a triple fault, which resets a PC{hint}");
                     }
                     return Ok(ExitReason::Reset { guest: true });
                 }
                 Request::Quit => return Ok(ExitReason::Quit),
                 Request::Ended(index, Ending::Failed(reason)) => {
-                    return Err(MachineError::Failed { index, reason, hint: String::new() });
+                    let hint = super::hint(&self.kvm);
+                    return Err(MachineError::Failed { index, reason, hint });
                 }
             }
         }

@@ -26,6 +26,7 @@ use crate::devices::serial::{Output, Serial};
 use crate::irq::Routes;
 use crate::kvm::{Error as KvmError, Kvm, Vm};
 use crate::memory::{self, RamError};
+use crate::sandbox::{ConfineError, Sandbox};
 use crate::vcpu::{self, VcpuError};
 use crate::virtio::Device;
 use crate::virtio::pci::cards::CardError;
@@ -54,6 +55,8 @@ pub struct Setup {
     pub console: Output,
     /// Its virtio devices, in the order of their slots.
     pub devices: Vec<Box<dyn Device>>,
+    /// Called when everything is open, before the first thread: what the threads enter.
+    pub confine: Confine,
 }
 
 impl fmt::Debug for Setup {
@@ -64,6 +67,9 @@ impl fmt::Debug for Setup {
             .finish_non_exhaustive()
     }
 }
+
+/// Gives up what a running machine has no use for.
+pub type Confine = Box<dyn FnOnce() -> Result<Sandbox, ConfineError>>;
 
 /// The most vCPUs of a machine.
 pub const MOST_CPUS: u32 = 16;
@@ -110,6 +116,9 @@ pub enum MachineError {
     /// Too many vCPUs, or none.
     #[error("a machine has 1 to {most} vCPUs, not {0}", most = MOST_CPUS)]
     Cpus(u32),
+    /// It cannot be confined.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// A vCPU failed.
     #[error("vCPU {index} failed: {reason}{hint}")]
     Failed {
@@ -128,6 +137,7 @@ pub struct Machine {
     lifecycle: Lifecycle,
     control: Arc<Handle>,
     serial: Arc<Serial>,
+    sandbox: Sandbox,
 }
 
 impl Machine {
@@ -161,16 +171,17 @@ impl Machine {
         }
         let buses = Arc::new(devices.buses()?);
         let serial = devices.serial();
+        let sandbox = (setup.confine)()?;
         let mut vcpus = Vec::new();
         for reset in resets {
             let requests = requests.clone();
             // When the lifecycle has ended, nobody needs to know.
             let told = move |index, ending| drop(requests.send(Request::Ended(index, ending)));
-            vcpus.push(reset.start(buses.clone(), told)?);
+            vcpus.push(reset.start(buses.clone(), sandbox.clone(), told)?);
         }
         let control = Arc::new(Handle::new(&vcpus, requests));
-        let lifecycle = Lifecycle::new(vcpus, devices, vm, inbox, control.clone());
-        Ok(Self { lifecycle, control, serial })
+        let lifecycle = Lifecycle::new(kvm, vcpus, devices, vm, inbox, control.clone());
+        Ok(Self { lifecycle, control, serial, sandbox })
     }
 
     /// Who commands it, from any thread.
@@ -183,22 +194,20 @@ impl Machine {
         self.serial.clone()
     }
 
+    /// What its threads are in, for those that join them.
+    pub fn sandbox(&self) -> Sandbox {
+        self.sandbox.clone()
+    }
+
     /// Runs it until it ends, and takes it apart.
     pub fn run(self) -> Result<ExitReason, MachineError> {
-        let reason = self.lifecycle.run();
-        match reason {
-            Err(MachineError::Failed { index, reason, .. }) => {
-                Err(MachineError::Failed { index, reason, hint: hint() })
-            }
-            reason => reason,
-        }
+        self.lifecycle.run()
     }
 }
 
 /// A KVM that emulates each instruction is the likeliest reason why stock kernels fail.
-fn hint() -> String {
-    let warning = Kvm::open().ok().and_then(|kvm| kvm.warning());
-    warning.map_or_else(String::new, |warning| format!("; {warning}"))
+fn hint(kvm: &Kvm) -> String {
+    kvm.warning().map_or_else(String::new, |warning| format!("; {warning}"))
 }
 
 fn open(what: &'static str, path: &PathBuf) -> Result<File, MachineError> {

@@ -57,6 +57,7 @@ fn machine(code: &[u8]) -> (Machine, Receiver<u8>) {
         cpus: 2,
         console: Box::new(Screen(screen)),
         devices: Vec::new(),
+        confine: Box::new(|| Ok(crate::sandbox::Sandbox::default())),
     };
     (Machine::new(setup).unwrap(), printed)
 }
@@ -123,6 +124,7 @@ fn what_cannot_be_is_refused_with_a_reason() {
         cpus,
         console: Box::new(io::sink()),
         devices: Vec::new(),
+        confine: Box::new(|| Ok(crate::sandbox::Sandbox::default())),
     };
     assert!(matches!(Machine::new(setup(16 << 20, 17)).unwrap_err(), MachineError::Cpus(17)));
     let text = Machine::new(setup(16 << 20, 1)).unwrap_err().to_string();

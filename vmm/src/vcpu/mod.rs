@@ -25,6 +25,7 @@ pub use exits::{Buses, Ending};
 pub use state::{StateError, VcpuState};
 
 use crate::kvm::{Error as KvmError, Kvm, Vm};
+use crate::sandbox::{Kind, Sandbox};
 use kvm_ioctls::VcpuFd;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -86,10 +87,11 @@ impl Reset {
         &self.fd
     }
 
-    /// Gives it a thread, in which it stands. `ended` is told, in that thread, when it cannot go on.
+    /// Gives it a thread in this sandbox, in which it stands. `ended` is told, in that thread, when it cannot go on.
     pub fn start(
         self,
         buses: Arc<Buses>,
+        sandbox: Sandbox,
         ended: impl Fn(u32, Ending) + Send + 'static,
     ) -> Result<Vcpu, VcpuError> {
         listen_for_kicks();
@@ -100,6 +102,10 @@ impl Reset {
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .spawn(move || {
+                if let Err(error) = sandbox.enter(Kind::Vcpu) {
+                    tracing::error!("{error}");
+                    return;
+                }
                 let _ = tell.send(rustix::thread::gettid().as_raw_nonzero().get() as u32);
                 runner.obey();
             })

@@ -77,7 +77,7 @@ fn guest_in(mode: Mode, code: &[u8]) -> Guest {
         eprintln!("the vCPU ends: {ending:?}");
         let _ = ended.send(ending);
     };
-    let vcpu = reset.start(Arc::new(buses), told).unwrap();
+    let vcpu = reset.start(Arc::new(buses), crate::sandbox::Sandbox::default(), told).unwrap();
     Guest { vcpu, vm, heard: hears, endings }
 }
 
@@ -205,7 +205,10 @@ fn a_vcpu_that_waits_for_its_start_can_be_paused_and_dropped() {
     let kvm = Kvm::open().unwrap();
     let vm = Arc::new(Vm::new(&kvm, Arc::new(memory::new(2 << 20).unwrap())).unwrap());
     let _first = Reset::new(&kvm, &vm, 0, 2).unwrap();
-    let second = Reset::new(&kvm, &vm, 1, 2).unwrap().start(Arc::default(), |_, _| {}).unwrap();
+    let second = Reset::new(&kvm, &vm, 1, 2)
+        .unwrap()
+        .start(Arc::default(), crate::sandbox::Sandbox::default(), |_, _| {})
+        .unwrap();
     second.resume().wait().unwrap();
     second.pause().wait().unwrap();
     assert_eq!(second.save().unwrap().mp_state.mp_state, kvm_bindings::KVM_MP_STATE_UNINITIALIZED);
