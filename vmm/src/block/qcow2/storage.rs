@@ -1,0 +1,179 @@
+//! The file under a qcow2 image, as the library wants it: any [`Image`].
+//!
+//! ```text
+//!   refcount blocks ─┐                     ┌─ L2 and L1 tables
+//!        written     └── barrier (sync) ───┘     written
+//! ```
+//!
+//! The library writes tables in an order that is right as long as the host lives: references are counted
+//! before they are made, and unmade before they are no longer counted. A host that loses power may have
+//! written them in another, so between the two kinds the file is synced.
+#![expect(
+    unsafe_code,
+    reason = "the trait's functions are unsafe to call; none of them does anything unsafe itself, but for \
+          reading through a slice that has to be mutable in type"
+)]
+
+use super::header::{Header, LEN};
+use crate::block::{Image, read_at};
+use imago::Storage;
+use imago::io_buffers::{IoVector, IoVectorMut};
+use imago::storage::drivers::CommonStorageHelper;
+use std::collections::HashSet;
+use std::fmt::{self, Display};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use vm_memory::VolatileSlice;
+
+/// The file under an image.
+#[derive(Debug)]
+pub(super) struct Under {
+    pub(super) image: Arc<dyn Image>,
+    order: Option<Mutex<Order>>,
+    helper: CommonStorageHelper,
+}
+
+/// What was written since the last sync.
+#[derive(Debug, Default)]
+struct Order {
+    /// Where refcount blocks are.
+    blocks: HashSet<u64>,
+    /// Where the refcount table is.
+    table: std::ops::Range<u64>,
+    cluster: u64,
+    counts: bool,
+    others: bool,
+}
+
+impl Order {
+    /// Looks up where refcount blocks are.
+    fn load(&mut self, image: &dyn Image) -> io::Result<()> {
+        let mut bytes = [0; LEN];
+        read_at(image, &mut bytes, 0)?;
+        // A header that is no good is another's to refuse.
+        let Ok(header) = Header::parse(&bytes, false) else { return Ok(()) };
+        self.cluster = header.cluster();
+        let len = u64::from(header.refcount_clusters) * self.cluster;
+        self.table = header.refcount_table..header.refcount_table + len;
+        let mut table = vec![0; len as usize];
+        read_at(image, &mut table, header.refcount_table)?;
+        let entries =
+            table.chunks_exact(8).map(|entry| u64::from_be_bytes(entry.try_into().unwrap_or_default()));
+        self.blocks = entries.map(|entry| entry & !511).filter(|&offset| offset != 0).collect();
+        Ok(())
+    }
+
+    /// Whether a write there has to wait until what was written before is stable.
+    fn barrier(&mut self, offset: u64) -> bool {
+        let counts = self.blocks.contains(&(offset & !(self.cluster.max(1) - 1)));
+        let wait = if counts { self.others } else { self.counts };
+        if wait {
+            (self.counts, self.others) = (false, false);
+        }
+        *if counts { &mut self.counts } else { &mut self.others } = true;
+        wait
+    }
+}
+
+impl Under {
+    /// A file that is written, with barriers.
+    pub(super) fn written(image: Arc<dyn Image>) -> io::Result<Self> {
+        let mut order = Order::default();
+        order.load(&*image)?;
+        Ok(Self { image, order: Some(Mutex::new(order)), helper: CommonStorageHelper::default() })
+    }
+
+    /// A file that is only read.
+    pub(super) fn read(image: Arc<dyn Image>) -> Self {
+        Self { image, order: None, helper: CommonStorageHelper::default() }
+    }
+
+
+    fn with<T>(&self, act: impl FnOnce(&mut Order) -> T) -> Option<T> {
+        self.order.as_ref().map(|order| act(&mut order.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Before a write.
+    fn order(&self, offset: u64) -> io::Result<()> {
+        if self.with(|order| order.barrier(offset)) == Some(true) { self.image.flush() } else { Ok(()) }
+    }
+
+    /// After a write: the refcount table may have another block, or be another table.
+    fn reload(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.saturating_add(len);
+        let concerns = |order: &mut Order| {
+            let table = offset < order.table.end && end > order.table.start;
+            if table || offset < LEN as u64 { order.load(&*self.image) } else { Ok(()) }
+        };
+        self.with(concerns).unwrap_or(Ok(()))
+    }
+}
+
+impl Display for Under {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} image", self.image.format())
+    }
+}
+
+impl Storage for Under {
+    fn mem_align(&self) -> usize {
+        self.image.alignment() as usize
+    }
+
+    fn req_align(&self) -> usize {
+        self.image.alignment() as usize
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.image.size())
+    }
+
+    unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, offset: u64) -> io::Result<()> {
+        let mut buffers = buffers.into_inner();
+        let slices: Vec<_> = buffers.iter_mut().map(|buffer| VolatileSlice::from(&mut **buffer)).collect();
+        self.image.read(&slices, offset)
+    }
+
+    unsafe fn pure_writev(&self, buffers: IoVector<'_>, offset: u64) -> io::Result<()> {
+        let len = buffers.len();
+        let buffers = buffers.into_inner();
+        // SAFETY: the buffers live until after the call, and a write reads them only.
+        let slice = |buffer: &std::io::IoSlice<'_>| unsafe {
+            VolatileSlice::new(buffer.as_ptr().cast_mut(), buffer.len())
+        };
+        let slices: Vec<_> = buffers.iter().map(slice).collect();
+        self.order(offset)?;
+        self.image.write(&slices, offset)?;
+        self.reload(offset, len)
+    }
+
+    unsafe fn pure_write_zeroes(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
+        self.order(offset)?;
+        self.image.grow(end)?;
+        self.image.write_zeroes(offset, len, true)?;
+        self.reload(offset, len)
+    }
+
+    unsafe fn pure_discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        let len = len.min(self.image.size().saturating_sub(offset));
+        // What holds nothing may still be referenced until the tables that say so are stable.
+        if len == 0 { Ok(()) } else { self.image.flush().and_then(|()| self.image.discard(offset, len)) }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.image.flush()
+    }
+
+    unsafe fn invalidate_cache(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn get_storage_helper(&self) -> &CommonStorageHelper {
+        &self.helper
+    }
+}

@@ -1,0 +1,3 @@
+//! What the machine has: a folder for each device, with its plain state and its tests.
+
+pub mod block;
