@@ -88,7 +88,6 @@ impl Under {
         Self { image, order: None, helper: CommonStorageHelper::default() }
     }
 
-
     fn with<T>(&self, act: impl FnOnce(&mut Order) -> T) -> Option<T> {
         self.order.as_ref().map(|order| act(&mut order.lock().unwrap_or_else(PoisonError::into_inner)))
     }
@@ -153,12 +152,6 @@ impl Storage for Under {
         self.image.grow(end)?;
         self.image.write_zeroes(offset, len, true)?;
         self.reload(offset, len)
-    }
-
-    unsafe fn pure_discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        let len = len.min(self.image.size().saturating_sub(offset));
-        // What holds nothing may still be referenced until the tables that say so are stable.
-        if len == 0 { Ok(()) } else { self.image.flush().and_then(|()| self.image.discard(offset, len)) }
     }
 
     fn flush(&self) -> io::Result<()> {
