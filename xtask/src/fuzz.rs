@@ -8,7 +8,7 @@ use crate::packages::{self, CXX};
 use anyhow::{Result, bail};
 
 /// The targets, in the order in which they run.
-const TARGETS: [&str; 2] = ["packet", "engine"];
+const TARGETS: [&str; 4] = ["packet", "engine", "qcow2", "virtio_blk"];
 const DIR: &str = "tests/fuzz";
 
 #[derive(clap::Args)]

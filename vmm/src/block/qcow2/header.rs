@@ -72,6 +72,8 @@ pub(crate) struct Header {
     pub(crate) size: u64,
     /// Where its name of a backing image is, and how long.
     pub(crate) backing: Option<(u64, u32)>,
+    /// Where the L1 table is.
+    pub(crate) l1: std::ops::Range<u64>,
     pub(crate) refcount_table: u64,
     pub(crate) refcount_clusters: u32,
     /// Where header extensions begin.
@@ -130,6 +132,7 @@ impl Header {
             "its header has no possible length",
             version == 3 && !(104..=1 << 9).contains(&len) || len % 8 != 0,
         )?;
+        let l1 = l1_offset..l1_offset + l1_entries * 8;
         let snapshots = word(60);
         if snapshots > 0 && write {
             return Err(Refusal::Snapshots(snapshots));
@@ -141,7 +144,7 @@ impl Header {
             "the name of its backing image is not in its first cluster",
             backing.is_some() && (len_of_name > 1023 || end.is_none_or(|end| end > 1 << cluster_bits)),
         )?;
-        Ok(Self { version, cluster_bits, size, backing, refcount_table, refcount_clusters, len })
+        Ok(Self { version, cluster_bits, size, backing, l1, refcount_table, refcount_clusters, len })
     }
 
     pub(crate) fn cluster(&self) -> u64 {

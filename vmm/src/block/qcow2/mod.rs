@@ -46,7 +46,7 @@ const ZEROS: u64 = 1 << 20;
 pub struct Qcow2 {
     /// Shared to find, read and write; alone to free clusters, which nobody may then be using.
     tables: RwLock<FormatAccess<Under>>,
-    below: Arc<dyn Image>,
+    below: Under,
     header: Header,
     read_only: bool,
     broken: AtomicBool,
@@ -62,7 +62,8 @@ impl Qcow2 {
         let mut bytes = [0; LEN];
         read_at(&*file, &mut bytes, 0)?;
         let header = Header::parse(&bytes, !read_only)?;
-        let under = if read_only { Under::read(file.clone()) } else { Under::written(file.clone())? };
+        let below = if read_only { Under::read(file) } else { Under::written(file)? };
+        let under = below.twin();
         let open = || {
             let backing = backing.map(|image| imago::raw::Raw::open_image(Under::read(image), false));
             let backing = backing.transpose()?.map(FormatAccess::new);
@@ -70,13 +71,7 @@ impl Qcow2 {
             Ok(FormatAccess::new(builder.open(DenyImplicitOpenGate::default())?))
         };
         let tables = contained(open)?;
-        Ok(Self {
-            tables: RwLock::new(tables),
-            below: file,
-            header,
-            read_only,
-            broken: AtomicBool::new(false),
-        })
+        Ok(Self { tables: RwLock::new(tables), below, header, read_only, broken: AtomicBool::new(false) })
     }
 
     /// Makes an empty image in an empty file, over nothing.
@@ -124,6 +119,14 @@ impl Qcow2 {
             at += piece;
         }
         Ok(())
+    }
+}
+
+impl Drop for Qcow2 {
+    fn drop(&mut self) {
+        if let Err(error) = self.settle() {
+            tracing::error!(%error, "cannot write back the tables of a qcow2 image; what was not flushed is lost");
+        }
     }
 }
 
@@ -187,7 +190,7 @@ impl Image for Qcow2 {
     }
 
     fn alignment(&self) -> u32 {
-        self.below.alignment()
+        self.below.image.alignment()
     }
 
     fn find(&self, offset: u64, len: u64, access: Access) -> io::Result<(Place, u64)> {
@@ -233,10 +236,10 @@ impl Image for Qcow2 {
             return Ok(None);
         }
         self.ask(|| {
-            let tables = self.shared();
-            tables.flush()?;
+            self.shared().flush()?;
+            self.below.enter()?;
             // The caller's sync makes it stable; until then the barrier is only too careful.
-            self.below.settle()
+            self.below.image.settle()
         })
     }
 

@@ -8,6 +8,11 @@
 //! The library writes tables in an order that is right as long as the host lives: references are counted
 //! before they are made, and unmade before they are no longer counted. A host that loses power may have
 //! written them in another, so between the two kinds the file is synced.
+//!
+//! One of its orders is not right: it enters a new L2 table into the L1 table at once, while the count of
+//! that table's cluster is still in memory. Who is killed then has a table in a cluster that counts as
+//! free. So what goes to the L1 table is kept here until all else is stable ([`Under::enter`]); the library
+//! has its own copy of that table and does not read it again.
 #![expect(
     unsafe_code,
     reason = "the trait's functions are unsafe to call; none of them does anything unsafe itself, but for \
@@ -15,11 +20,11 @@
 )]
 
 use super::header::{Header, LEN};
-use crate::block::{Image, read_at};
+use crate::block::{Image, read_at, write_at};
 use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::drivers::CommonStorageHelper;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::{self, Display};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +34,7 @@ use vm_memory::VolatileSlice;
 #[derive(Debug)]
 pub(super) struct Under {
     pub(super) image: Arc<dyn Image>,
-    order: Option<Mutex<Order>>,
+    order: Option<Arc<Mutex<Order>>>,
     helper: CommonStorageHelper,
 }
 
@@ -43,6 +48,9 @@ struct Order {
     cluster: u64,
     counts: bool,
     others: bool,
+    /// Where the L1 table is, and what is still to be written to it.
+    l1: std::ops::Range<u64>,
+    late: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Order {
@@ -53,6 +61,7 @@ impl Order {
         // A header that is no good is another's to refuse.
         let Ok(header) = Header::parse(&bytes, false) else { return Ok(()) };
         self.cluster = header.cluster();
+        self.l1 = header.l1.clone();
         let len = u64::from(header.refcount_clusters) * self.cluster;
         self.table = header.refcount_table..header.refcount_table + len;
         let mut table = vec![0; len as usize];
@@ -80,12 +89,55 @@ impl Under {
     pub(super) fn written(image: Arc<dyn Image>) -> io::Result<Self> {
         let mut order = Order::default();
         order.load(&*image)?;
-        Ok(Self { image, order: Some(Mutex::new(order)), helper: CommonStorageHelper::default() })
+        Ok(Self { image, order: Some(Arc::new(Mutex::new(order))), helper: CommonStorageHelper::default() })
+    }
+
+    /// The same file, for whoever flushes the library's tables.
+    pub(super) fn twin(&self) -> Self {
+        let (image, order) = (self.image.clone(), self.order.clone());
+        Self { image, order, helper: CommonStorageHelper::default() }
     }
 
     /// A file that is only read.
     pub(super) fn read(image: Arc<dyn Image>) -> Self {
         Self { image, order: None, helper: CommonStorageHelper::default() }
+    }
+
+    /// Writes to the L1 table what was kept. Whoever calls has flushed the library's tables.
+    pub(super) fn enter(&self) -> io::Result<()> {
+        let late = self.with(|order| std::mem::take(&mut order.late)).unwrap_or_default();
+        if late.is_empty() {
+            return Ok(());
+        }
+        let written = self.image.flush().and_then(|()| {
+            late.iter().try_for_each(|(&offset, data)| write_at(&*self.image, &mut data.clone(), offset))
+        });
+        self.with(|order| {
+            if written.is_err() {
+                // To be tried again, but not over what came since.
+                for (offset, data) in late {
+                    order.late.entry(offset).or_insert(data);
+                }
+            }
+            (order.counts, order.others) = (false, written.is_ok());
+        });
+        written
+    }
+
+    /// Keeps a write that is within the L1 table.
+    fn keep(&self, buffers: &[std::io::IoSlice<'_>], offset: u64, len: u64) -> bool {
+        let keep = |order: &mut Order| {
+            // The library writes entries one by one, in the smallest piece that the file takes. Anything
+            // larger is a damaged image's data, which is not to fill our memory.
+            let entry = len <= u64::from(self.image.alignment()).max(8);
+            let inside = entry && order.l1.contains(&offset);
+            if inside {
+                let data = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+                order.late.insert(offset, data);
+            }
+            inside
+        };
+        self.with(keep).unwrap_or(false)
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Order) -> T) -> Option<T> {
@@ -135,7 +187,10 @@ impl Storage for Under {
 
     unsafe fn pure_writev(&self, buffers: IoVector<'_>, offset: u64) -> io::Result<()> {
         let len = buffers.len();
-        let buffers = buffers.into_inner();
+        let buffers: Vec<std::io::IoSlice<'_>> = buffers.into_inner();
+        if self.keep(&buffers, offset, len) {
+            return Ok(());
+        }
         // SAFETY: the buffers live until after the call, and a write reads them only.
         let slice = |buffer: &std::io::IoSlice<'_>| unsafe {
             VolatileSlice::new(buffer.as_ptr().cast_mut(), buffer.len())

@@ -1,6 +1,6 @@
 //! QEMU's tools and we read each other's images, and keep out of each other's way.
 
-use crate::block::{Format, Image, OpenError, Options, open, read_at, write_at};
+use crate::block::{Format, OpenError, Options, open, read_at, write_at};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
