@@ -158,7 +158,7 @@ fn layer(options: &Options, seen: &mut Vec<(u64, u64)>) -> Result<Arc<dyn Image>
     let refused = |source| OpenError::Qcow2 { path: path.clone(), source };
     let header = Header::parse(&head, !read_only).map_err(|refusal| refused(refusal.into()))?;
     let below = qcow2::backing(&*raw, &header).map_err(|error| refused(error.into()))?;
-    let below = below.map(|(name, format)| backing(options, &name, format, seen)).transpose()?;
+    let below = below.map(|(name, format)| backing(options, &name, format.as_deref(), seen)).transpose()?;
     Ok(Arc::new(Qcow2::new(raw, below, *read_only).map_err(refused)?))
 }
 
@@ -166,10 +166,10 @@ fn layer(options: &Options, seen: &mut Vec<(u64, u64)>) -> Result<Arc<dyn Image>
 fn backing(
     top: &Options,
     name: &str,
-    format: Option<String>,
+    format: Option<&str>,
     seen: &mut Vec<(u64, u64)>,
 ) -> Result<Arc<dyn Image>, OpenError> {
-    let format = match format.as_deref() {
+    let format = match format {
         None => None,
         Some("raw" | "file" | "host_device") => Some(Format::Raw),
         Some("qcow2") => Some(Format::Qcow2),

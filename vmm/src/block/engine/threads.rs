@@ -23,7 +23,7 @@ pub(super) struct Threads {
     /// What `wait` took out already.
     ready: Vec<Done>,
     event: Arc<EventFd>,
-    threads: Vec<JoinHandle<()>>,
+    pool: Vec<JoinHandle<()>>,
 }
 
 impl Threads {
@@ -48,9 +48,9 @@ impl Threads {
             };
             std::thread::Builder::new().name("disk-io".to_owned()).spawn(run)
         };
-        let threads = (0..THREADS).map(start).collect::<io::Result<_>>()?;
+        let pool = (0..THREADS).map(start).collect::<io::Result<_>>()?;
         let depth = usize::from(depth.max(1)).next_power_of_two();
-        Ok(Self { depth, in_flight: 0, work: Some(work), results, ready: Vec::new(), event, threads })
+        Ok(Self { depth, in_flight: 0, work: Some(work), results, ready: Vec::new(), event, pool })
     }
 }
 
@@ -107,7 +107,7 @@ impl Drop for Threads {
     fn drop(&mut self) {
         // They finish what they have been given, and see that there will be no more.
         self.work = None;
-        for thread in self.threads.drain(..) {
+        for thread in self.pool.drain(..) {
             let _ = thread.join();
         }
     }

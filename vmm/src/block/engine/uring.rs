@@ -130,7 +130,7 @@ impl Drop for Uring {
         while self.in_flight() > 0 {
             if self.wait().is_err() {
                 // The kernel may still write there: what it writes to must not be given back.
-                self.slots.drain(..).flatten().for_each(|pinned| std::mem::forget(pinned));
+                self.slots.drain(..).flatten().for_each(std::mem::forget);
                 return;
             }
             self.reap(&mut done);

@@ -195,11 +195,14 @@ impl Running {
 
     /// Waits until nothing is in flight.
     fn settle(&mut self) {
-        while self.engine.in_flight() > 0 {
+        loop {
+            self.reap();
+            if self.engine.in_flight() == 0 {
+                return;
+            }
             if let Err(error) = self.engine.wait() {
                 self.complaints.say(&format!("cannot wait: {error}"));
             }
-            self.reap();
         }
     }
 
@@ -253,7 +256,7 @@ impl Running {
     fn range(&self, sector: u64, len: u64) -> Option<u64> {
         let offset = sector.checked_mul(SECTOR)?;
         let end = offset.checked_add(len)?;
-        (len % SECTOR == 0 && end <= self.worker.image.size()).then_some(offset)
+        (len.is_multiple_of(SECTOR) && end <= self.worker.image.size()).then_some(offset)
     }
 
     fn transfer(&mut self, slot: usize, kind: Kind, data: &[Span], offset: u64) -> io::Result<Status> {
@@ -335,7 +338,10 @@ impl Running {
     /// Discards or zeroes the ranges that a driver has written.
     fn ranges(&mut self, kind: Kind, data: &[Span], len: usize) -> io::Result<Status> {
         const RANGE: usize = 16;
-        if len == 0 || len % RANGE != 0 || len > RANGE * MAX_RANGES as usize || self.worker.image.read_only()
+        if len == 0
+            || !len.is_multiple_of(RANGE)
+            || len > RANGE * MAX_RANGES as usize
+            || self.worker.image.read_only()
         {
             return Ok(Status::Error);
         }
@@ -376,24 +382,30 @@ impl Running {
     /// Takes what the engine has done.
     fn reap(&mut self) {
         self.engine.reap(&mut self.done);
-        // A request that ends may begin to sync; what that makes done is for the next time.
-        for (token, result) in std::mem::take(&mut self.done) {
-            let slot = token as usize;
-            let status = match result {
-                Ok(len) => {
-                    if let Some(Some(pending)) = self.pending.get_mut(slot) {
-                        pending.moved += len;
-                    }
-                    Status::Ok
-                }
-                Err(error) => {
-                    self.complaints.say(&error.to_string());
-                    Status::Error
-                }
-            };
-            self.one_less(slot, status);
+        // A request that ends may begin to sync, and wait for room, and so find more that is done.
+        while !self.done.is_empty() {
+            for (token, result) in std::mem::take(&mut self.done) {
+                self.finish(token as usize, result);
+            }
+            self.submit();
         }
-        self.submit();
+    }
+
+    /// An operation of a request is done.
+    fn finish(&mut self, slot: usize, result: io::Result<usize>) {
+        let status = match result {
+            Ok(len) => {
+                if let Some(Some(pending)) = self.pending.get_mut(slot) {
+                    pending.moved += len;
+                }
+                Status::Ok
+            }
+            Err(error) => {
+                self.complaints.say(&error.to_string());
+                Status::Error
+            }
+        };
+        self.one_less(slot, status);
     }
 
     /// One part of a request is done; with the last one, the request is.

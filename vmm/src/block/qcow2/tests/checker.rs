@@ -22,7 +22,7 @@ pub(super) fn errors(bytes: &[u8]) -> Vec<String> {
     let mut used = BTreeMap::<u64, u64>::new();
     let mut errors = Vec::new();
     let mut refer = |offset: u64, what: &str| {
-        if offset % cluster != 0 {
+        if !offset.is_multiple_of(cluster) {
             errors.push(format!("{what} at {offset:#x} is at no cluster"));
         }
         *used.entry(offset / cluster).or_default() += 1;

@@ -32,7 +32,7 @@ fn what_was_never_written_is_zeros_and_takes_no_space() {
 #[test]
 fn an_image_over_an_image_shows_what_it_does_not_have_itself() {
     let (_, base) = empty(1 << 20);
-    write_at(&base, &mut [1; 65536 * 2], 65536).unwrap();
+    write_at(&base, &mut vec![1; 65536 * 2], 65536).unwrap();
     let base: Arc<dyn Image> = Arc::new(base);
     let (memory, empty_overlay) = empty(2 << 20);
     drop(empty_overlay);
