@@ -130,6 +130,9 @@ fn layer(options: &Options, seen: &mut Vec<(u64, u64)>) -> Result<Arc<dyn Image>
     let flags = OFlags::NONBLOCK | if *direct { OFlags::DIRECT } else { OFlags::empty() };
     how.read(true).write(!read_only).custom_flags(flags.bits() as i32);
     let file = how.open(path).map_err(failed)?;
+    // With it, io_uring would give up where another file system has to wait.
+    let later = flags.difference(OFlags::NONBLOCK);
+    rustix::fs::fcntl_setfl(&file, later).map_err(|errno| failed(errno.into()))?;
     let metadata = file.metadata().map_err(failed)?;
     let kind = metadata.file_type();
     if !kind.is_file() && !kind.is_block_device() {

@@ -18,6 +18,7 @@
 
 mod header;
 mod storage;
+mod sys;
 #[cfg(test)]
 mod tests;
 

@@ -13,29 +13,21 @@
 //! that table's cluster is still in memory. Who is killed then has a table in a cluster that counts as
 //! free. So what goes to the L1 table is kept here until all else is stable ([`Under::enter`]); the library
 //! has its own copy of that table and does not read it again.
-#![expect(
-    unsafe_code,
-    reason = "the trait's functions are unsafe to call; none of them does anything unsafe itself, but for \
-          reading through a slice that has to be mutable in type"
-)]
 
 use super::header::{Header, LEN};
 use crate::block::{Image, read_at, write_at};
-use imago::Storage;
-use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::drivers::CommonStorageHelper;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::{self, Display};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use vm_memory::VolatileSlice;
 
 /// The file under an image.
 #[derive(Debug)]
 pub(super) struct Under {
     pub(super) image: Arc<dyn Image>,
     order: Option<Arc<Mutex<Order>>>,
-    helper: CommonStorageHelper,
+    pub(super) helper: CommonStorageHelper,
 }
 
 /// What was written since the last sync.
@@ -125,7 +117,7 @@ impl Under {
     }
 
     /// Keeps a write that is within the L1 table.
-    fn keep(&self, buffers: &[std::io::IoSlice<'_>], offset: u64, len: u64) -> bool {
+    pub(super) fn keep(&self, buffers: &[std::io::IoSlice<'_>], offset: u64, len: u64) -> bool {
         let keep = |order: &mut Order| {
             // The library writes entries one by one, in the smallest piece that the file takes. Anything
             // larger is a damaged image's data, which is not to fill our memory.
@@ -145,12 +137,12 @@ impl Under {
     }
 
     /// Before a write.
-    fn order(&self, offset: u64) -> io::Result<()> {
+    pub(super) fn order(&self, offset: u64) -> io::Result<()> {
         if self.with(|order| order.barrier(offset)) == Some(true) { self.image.flush() } else { Ok(()) }
     }
 
     /// After a write: the refcount table may have another block, or be another table.
-    fn reload(&self, offset: u64, len: u64) -> io::Result<()> {
+    pub(super) fn reload(&self, offset: u64, len: u64) -> io::Result<()> {
         let end = offset.saturating_add(len);
         let concerns = |order: &mut Order| {
             let table = offset < order.table.end && end > order.table.start;
@@ -163,65 +155,5 @@ impl Under {
 impl Display for Under {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} image", self.image.format())
-    }
-}
-
-impl Storage for Under {
-    fn mem_align(&self) -> usize {
-        self.image.alignment() as usize
-    }
-
-    fn req_align(&self) -> usize {
-        self.image.alignment() as usize
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.image.size())
-    }
-
-    unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, offset: u64) -> io::Result<()> {
-        let mut buffers = buffers.into_inner();
-        let slices: Vec<_> = buffers.iter_mut().map(|buffer| VolatileSlice::from(&mut **buffer)).collect();
-        self.image.read(&slices, offset)
-    }
-
-    unsafe fn pure_writev(&self, buffers: IoVector<'_>, offset: u64) -> io::Result<()> {
-        let len = buffers.len();
-        let buffers: Vec<std::io::IoSlice<'_>> = buffers.into_inner();
-        if self.keep(&buffers, offset, len) {
-            return Ok(());
-        }
-        // SAFETY: the buffers live until after the call, and a write reads them only.
-        let slice = |buffer: &std::io::IoSlice<'_>| unsafe {
-            VolatileSlice::new(buffer.as_ptr().cast_mut(), buffer.len())
-        };
-        let slices: Vec<_> = buffers.iter().map(slice).collect();
-        self.order(offset)?;
-        self.image.write(&slices, offset)?;
-        self.reload(offset, len)
-    }
-
-    unsafe fn pure_write_zeroes(&self, offset: u64, len: u64) -> io::Result<()> {
-        let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
-        self.order(offset)?;
-        self.image.grow(end)?;
-        self.image.write_zeroes(offset, len, true)?;
-        self.reload(offset, len)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.image.flush()
-    }
-
-    unsafe fn invalidate_cache(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn get_storage_helper(&self) -> &CommonStorageHelper {
-        &self.helper
     }
 }

@@ -279,6 +279,10 @@ impl Running {
             let piece = (len - at).min(usize::try_from(found).unwrap_or(usize::MAX)).max(1);
             let spans = if piece == len { data.to_vec() } else { part(data, at, piece) };
             match place {
+                // Small clusters may begin where a large-blocked host disk has no block.
+                Place::File { offset, .. } if !self.worker.fits(offset, &spans) => {
+                    self.transfer_here(write, &spans, here)?;
+                }
                 Place::File { file, offset } => {
                     let act = if write { Act::Write } else { Act::Read };
                     self.push(slot, act, file, offset, spans)?;
