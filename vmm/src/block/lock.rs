@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use thiserror::Error;
 
 const DOES: i64 = 100;
@@ -70,7 +71,24 @@ fn holders(pids: &[u32]) -> String {
 }
 
 /// Locks an open image, for reading with other readers, or for writing alone.
+///
+/// A process that was killed with requests in flight holds its locks for some milliseconds longer, until the
+/// kernel has taken its ring apart. So a lock that no process holds is tried again.
 pub fn lock(file: &File, path: &Path, write: bool) -> Result<(), LockError> {
+    const TRIES: u32 = 20;
+    for _ in 0..TRIES {
+        match try_lock(file, path, write) {
+            Err(LockError::Taken { pids, .. }) if pids.is_empty() => std::thread::sleep(PATIENCE / TRIES),
+            result => return result,
+        }
+    }
+    try_lock(file, path, write)
+}
+
+/// How long a lock that no process holds is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+fn try_lock(file: &File, path: &Path, write: bool) -> Result<(), LockError> {
     let unable = |source| LockError::Unable { path: path.to_owned(), source };
     let taken = || LockError::Taken { path: path.to_owned(), write, pids: who(file) };
     let does: &[i64] = if write { &[READ, WRITE, RESIZE] } else { &[READ] };

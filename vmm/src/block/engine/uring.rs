@@ -135,5 +135,7 @@ impl Drop for Uring {
             }
             self.reap(&mut done);
         }
+        // The kernel takes a ring apart later; a file that it still had open would still be locked.
+        let _ = self.ring.submitter().unregister_files();
     }
 }

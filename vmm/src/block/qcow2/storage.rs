@@ -43,7 +43,14 @@ struct Order {
     /// Where the L1 table is, and what is still to be written to it.
     l1: std::ops::Range<u64>,
     late: BTreeMap<u64, Vec<u8>>,
+    /// How large the file is at least.
+    end: u64,
+    /// From where on it is zeros, since nobody but us made it so large and nothing was written there.
+    untouched: u64,
 }
+
+/// How much a file grows at a time: a cluster each time would be a system call each time.
+const GROWTH: u64 = 4 << 20;
 
 impl Order {
     /// Looks up where refcount blocks are.
@@ -79,8 +86,9 @@ impl Order {
 impl Under {
     /// A file that is written, with barriers.
     pub(super) fn written(image: Arc<dyn Image>) -> io::Result<Self> {
-        let mut order = Order::default();
+        let mut order = Order { end: image.size(), ..Order::default() };
         order.load(&*image)?;
+        order.untouched = order.end.next_multiple_of(order.cluster.max(1));
         Ok(Self { image, order: Some(Arc::new(Mutex::new(order))), helper: CommonStorageHelper::default() })
     }
 
@@ -141,10 +149,28 @@ impl Under {
         if self.with(|order| order.barrier(offset)) == Some(true) { self.image.flush() } else { Ok(()) }
     }
 
+    /// Makes the file reach to the end of a range, and says what of the range may be anything but zeros.
+    pub(super) fn make_room(&self, offset: u64, end: u64) -> io::Result<u64> {
+        let make = |order: &mut Order| {
+            if end > order.end {
+                let further = end.next_multiple_of(GROWTH);
+                // What is no file, but a block device, is as large as it is.
+                let grown = self.image.grow(further).map(|()| further);
+                order.end = grown.or_else(|_| self.image.grow(end).map(|()| end))?;
+            }
+            let dirty = if offset >= order.untouched { 0 } else { end - offset };
+            order.untouched = order.untouched.max(end);
+            Ok(dirty)
+        };
+        self.with(make).unwrap_or_else(|| self.image.grow(end).map(|()| end - offset))
+    }
+
     /// After a write: the refcount table may have another block, or be another table.
     pub(super) fn reload(&self, offset: u64, len: u64) -> io::Result<()> {
         let end = offset.saturating_add(len);
         let concerns = |order: &mut Order| {
+            order.end = order.end.max(end);
+            order.untouched = order.untouched.max(end);
             let table = offset < order.table.end && end > order.table.start;
             if table || offset < LEN as u64 { order.load(&*self.image) } else { Ok(()) }
         };

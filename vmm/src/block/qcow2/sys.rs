@@ -49,9 +49,11 @@ impl Storage for Under {
 
     unsafe fn pure_write_zeroes(&self, offset: u64, len: u64) -> io::Result<()> {
         let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
-        self.order(offset)?;
-        self.image.grow(end)?;
-        self.image.write_zeroes(offset, len, true)?;
+        let dirty = self.make_room(offset, end)?;
+        if dirty > 0 {
+            self.order(offset)?;
+            self.image.write_zeroes(offset, dirty, true)?;
+        }
         self.reload(offset, len)
     }
 
