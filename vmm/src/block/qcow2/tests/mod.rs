@@ -2,6 +2,7 @@
 
 mod checker;
 mod crash;
+mod damaged;
 mod memory;
 mod model;
 mod qemu;
