@@ -112,7 +112,8 @@ fn what_cannot_be_served_is_named() {
     };
     refused(&["-o", "compression_type=zstd"], "zstd");
     refused(&["-o", "extended_l2=on"], "extended_l2");
-    refused(&["-o", "data_file=data.raw"], "another file");
+    let data = format!("data_file={}", text(&dir.path().join("data.raw")));
+    refused(&["-o", &data], "another file");
     must(&["create", "-q", "-f", "qcow2", text(&path), "10M"]);
     must(&["snapshot", "-c", "one", text(&path)]);
     let error = open(&Options::new(&path)).unwrap_err().to_string();
