@@ -12,12 +12,13 @@
 //! * [`machine`]: assembles, and decides what is done next.
 //! * [`memory`]: the guest's RAM, and what is where in its address space.
 //! * [`boot`], [`acpi`]: what a guest finds when it begins.
+//! * [`block`]: disk images, and what moves their bytes.
 //! * [`bus`]: who answers an exit.
 //! * [`cli`]: the command line, from its words to the exit code.
 //! * [`config`]: what is to be run.
 //! * [`console`]: where its serial port leads.
 //! * [`control`]: what can be done to a running guest.
-//! * [`devices`]: those of a PC that are not on PCI.
+//! * [`devices`]: what the machine has: those of a PC, and virtio's.
 //! * [`irq`]: how a device interrupts.
 //! * [`qmp`]: how programs control it, on a [`listener`].
 //! * [`sandbox`]: what a broken process can still do.
@@ -30,6 +31,7 @@
 //! knows nothing of threads; a worker that is paused has nothing in flight.
 
 pub mod acpi;
+pub mod block;
 pub mod boot;
 pub mod bus;
 pub mod cli;

@@ -40,6 +40,10 @@ pub(crate) const LAB: [Package<'_>; 11] = [
     Package { name: "bind9-dnsutils", why: "dig, a client of protected guests" },
 ];
 
+/// Reads and checks disk images, beside us.
+pub(crate) const DISKS: [Package<'_>; 1] =
+    [Package { name: "qemu-utils", why: "qemu-img and qemu-io, which read the disk images that we write" }];
+
 /// Makes sure that packages are there. Installs what is missing, as root, and says so.
 pub(crate) fn ensure(packages: &[Package<'_>]) -> Result<()> {
     let missing: Vec<Package<'_>> =

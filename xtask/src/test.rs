@@ -15,6 +15,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     packages::ensure(&packages::LAB)?;
     packages::ensure(&[packages::IASL])?;
+    packages::ensure(&packages::DISKS)?;
     let mut skipped = 0;
     for kind in ["--all-targets", "--doc"] {
         command::run_and_read(cargo_test(kind), |line| skipped += ignored(line))?;

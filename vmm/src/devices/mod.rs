@@ -4,6 +4,7 @@
 //! ([`Line`](crate::irq::Line), [`Interrupt`](crate::irq::Interrupt)) and what it asks of the machine
 //! ([`Power`](pm::Power)), and nothing else.
 
+pub mod block;
 pub mod i8042;
 pub mod net;
 pub mod pm;

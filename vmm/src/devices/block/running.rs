@@ -1,0 +1,482 @@
+//! A queue being served: what is in flight, and what becomes of it.
+//!
+//! ```text
+//!   begin ─► act ─┬─ pushed to the engine (left + 1 each) ──► finish (left − 1 each) ┐
+//!                 └─ done here, or failed ────────────────────────────────────────────┴─► left = 0: used
+//! ```
+
+use super::config::{MAX_RANGE, MAX_RANGES, SECTOR};
+use super::request::{Kind, Request, gather, part, scatter};
+use super::worker::{Command, Worker};
+use crate::block::engine::{Act, Done, Engine, Operation, Span};
+use crate::block::{Access, Place, event_fd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+use virtio_bindings::bindings::virtio_blk::{
+    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
+};
+use virtio_queue::{QueueOwnedT, QueueT};
+use vm_memory::Bytes;
+use vmm_sys_util::eventfd::EventFd;
+
+/// What a request comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Status {
+    Ok = VIRTIO_BLK_S_OK as u8,
+    Error = VIRTIO_BLK_S_IOERR as u8,
+    Unsupported = VIRTIO_BLK_S_UNSUPP as u8,
+}
+
+/// A request that was begun.
+#[derive(Debug)]
+struct Pending {
+    request: Request,
+    /// How many operations are in flight for it.
+    left: usize,
+    /// How many bytes the kernel was to move for it, and has.
+    expected: usize,
+    moved: usize,
+    /// How many bytes were written into the driver's buffers.
+    written: usize,
+    status: Status,
+    /// Whether it has to be made stable after.
+    sync: bool,
+}
+
+/// A worker at work.
+pub(super) struct Running {
+    worker: Worker,
+    engine: Box<dyn Engine>,
+    pending: Vec<Option<Pending>>,
+    free: Vec<usize>,
+    done: Vec<Done>,
+    /// Set when the ring makes no sense: nothing is popped until a reset.
+    broken: bool,
+    signal: bool,
+    complaints: Complaints,
+}
+
+impl Running {
+    pub(super) fn new(worker: Worker, engine: Box<dyn Engine>) -> Self {
+        let size = usize::from(worker.queue.size());
+        Self {
+            worker,
+            engine,
+            pending: std::iter::repeat_with(|| None).take(size).collect(),
+            free: (0..size).collect(),
+            done: Vec::new(),
+            broken: false,
+            signal: false,
+            complaints: Complaints::default(),
+        }
+    }
+
+    pub(super) fn run(mut self, event: &EventFd, commands: &Receiver<Command>) {
+        loop {
+            let more = self.work();
+            self.poll(event, more);
+            while let Ok(command) = commands.try_recv() {
+                match command {
+                    Command::Pause(answer) => {
+                        self.drain();
+                        let _ = answer.send((self.worker.index, self.worker.queue.state()));
+                        // Whatever comes now: Resume goes on, anything else but another Pause ends it.
+                        loop {
+                            match commands.recv() {
+                                Ok(Command::Resume) => break,
+                                Ok(Command::Pause(answer)) => {
+                                    let _ = answer.send((self.worker.index, self.worker.queue.state()));
+                                }
+                                Ok(Command::Stop) | Err(_) => return,
+                            }
+                        }
+                    }
+                    Command::Resume => {}
+                    Command::Stop => {
+                        self.drain();
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn poll(&mut self, event: &EventFd, more: bool) {
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let timeout = more.then_some(&zero);
+        let mut fds = [
+            PollFd::from_borrowed_fd(event_fd(&self.worker.kick), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.engine.event(), PollFlags::IN),
+            PollFd::from_borrowed_fd(event_fd(event), PollFlags::IN),
+        ];
+        // An interruption is a reason to look, too.
+        let _ = poll(&mut fds, timeout);
+        let ready = |fd: &PollFd<'_>| fd.revents().contains(PollFlags::IN);
+        let (kicked, told) = (ready(&fds[0]), ready(&fds[2]));
+        if kicked {
+            let _ = self.worker.kick.read();
+        }
+        if told {
+            let _ = event.read();
+        }
+    }
+
+    /// Serves the queue. Says whether there may be more.
+    fn work(&mut self) -> bool {
+        self.reap();
+        if self.broken {
+            self.notify();
+            return false;
+        }
+        let served = self.serve();
+        self.notify();
+        served.unwrap_or_else(|error| {
+            self.broken = true;
+            tracing::warn!(queue = self.worker.index, %error, "the rings of a disk queue are broken; it waits for a reset");
+            false
+        })
+    }
+
+    fn serve(&mut self) -> Result<bool, virtio_queue::Error> {
+        let ram = self.worker.ram.clone();
+        self.worker.queue.disable_notification(&*ram)?;
+        // A batch is as large as the queue: commands are looked at in between.
+        for _ in 0..self.worker.queue.size() {
+            if self.free.is_empty() {
+                break;
+            }
+            let Some(chain) = self.worker.queue.iter(&*ram)?.next() else { break };
+            match Request::parse(&ram, chain) {
+                Ok(request) => self.begin(request),
+                Err(broken) => {
+                    self.complaints.say(&broken.to_string());
+                    if let Some(status) = broken.status {
+                        let _ = ram.write_obj(Status::Error as u8, status);
+                    }
+                    self.used(broken.head, u32::from(broken.status.is_some()));
+                }
+            }
+        }
+        self.submit();
+        self.reap();
+        if self.free.is_empty() {
+            // What is reaped makes room, and wakes us.
+            return Ok(false);
+        }
+        self.worker.queue.enable_notification(&*ram)
+    }
+
+    fn submit(&mut self) {
+        if let Err(error) = self.engine.submit() {
+            self.complaints.say(&format!("cannot submit: {error}"));
+        }
+    }
+
+    /// Tells the driver, if it wants to know.
+    fn notify(&mut self) {
+        if std::mem::take(&mut self.signal)
+            && self.worker.queue.needs_notification(&*self.worker.ram).unwrap_or(true)
+        {
+            self.worker.interrupt.queue(self.worker.index);
+        }
+    }
+
+    /// Finishes all that was begun.
+    fn drain(&mut self) {
+        self.settle();
+        self.notify();
+    }
+
+    /// Waits until nothing is in flight.
+    fn settle(&mut self) {
+        loop {
+            self.reap();
+            if self.engine.in_flight() == 0 {
+                return;
+            }
+            if let Err(error) = self.engine.wait() {
+                self.complaints.say(&format!("cannot wait: {error}"));
+            }
+        }
+    }
+
+    fn begin(&mut self, request: Request) {
+        let Some(slot) = self.free.pop() else { return };
+        let sync = self.worker.write_through && matches!(request.kind, Kind::Write | Kind::WriteZeroes);
+        let pending =
+            Pending { request, left: 1, expected: 0, moved: 0, written: 0, status: Status::Ok, sync };
+        self.pending[slot] = Some(pending);
+        let status = match self.act(slot) {
+            Ok(status) => status,
+            Err(error) => {
+                self.complaints.say(&error.to_string());
+                Status::Error
+            }
+        };
+        // The one that was `left` from the beginning: none of its operations can end it before.
+        self.one_less(slot, status);
+    }
+
+    fn act(&mut self, slot: usize) -> io::Result<Status> {
+        let Some(pending) = &self.pending[slot] else { return Ok(Status::Error) };
+        let (kind, sector, len) = (pending.request.kind, pending.request.sector, pending.request.len);
+        match kind {
+            Kind::Read | Kind::Write => {
+                let Some(offset) = self.range(sector, len as u64) else { return Ok(Status::Error) };
+                let data = pending.request.data.clone();
+                self.transfer(slot, kind, &data, offset)
+            }
+            Kind::Flush => self.sync(slot),
+            Kind::GetId => {
+                let mut id = [0; 20];
+                let serial = self.worker.serial.as_bytes();
+                let len = serial.len().min(id.len());
+                id[..len].copy_from_slice(&serial[..len]);
+                let written = scatter(&self.worker.ram, &pending.request.data, &id);
+                if let Some(pending) = &mut self.pending[slot] {
+                    pending.written = written;
+                }
+                Ok(Status::Ok)
+            }
+            Kind::Discard | Kind::WriteZeroes => {
+                let data = pending.request.data.clone();
+                self.ranges(kind, &data, len)
+            }
+            Kind::Unknown => Ok(Status::Unsupported),
+        }
+    }
+
+    /// Where a request is, if it is on the disk and of whole sectors.
+    fn range(&self, sector: u64, len: u64) -> Option<u64> {
+        let offset = sector.checked_mul(SECTOR)?;
+        let end = offset.checked_add(len)?;
+        (len.is_multiple_of(SECTOR) && end <= self.worker.image.size()).then_some(offset)
+    }
+
+    fn transfer(&mut self, slot: usize, kind: Kind, data: &[Span], offset: u64) -> io::Result<Status> {
+        let write = kind == Kind::Write;
+        if write && self.worker.image.read_only() {
+            return Ok(Status::Error);
+        }
+        let len: usize = data.iter().map(|span| span.len).sum();
+        if let Some(pending) = &mut self.pending[slot] {
+            pending.written = if write { 0 } else { len };
+        }
+        if !self.worker.fits(offset, data) {
+            return self.transfer_here(write, data, offset);
+        }
+        let mut at = 0;
+        while at < len {
+            let access = if write { Access::Write } else { Access::Read };
+            let here = offset + at as u64;
+            let (place, found) = self.worker.image.find(here, (len - at) as u64, access)?;
+            let piece = (len - at).min(usize::try_from(found).unwrap_or(usize::MAX)).max(1);
+            let spans = if piece == len { data.to_vec() } else { part(data, at, piece) };
+            match place {
+                // Small clusters may begin where a large-blocked host disk has no block.
+                Place::File { offset, .. } if !self.worker.fits(offset, &spans) => {
+                    self.transfer_here(write, &spans, here)?;
+                }
+                Place::File { file, offset } => {
+                    let act = if write { Act::Write } else { Act::Read };
+                    self.push(slot, act, file, offset, spans)?;
+                }
+                Place::Zeroes if !write => self.worker.zero(&spans)?,
+                Place::Elsewhere | Place::Zeroes => {
+                    self.transfer_here(write, &spans, here)?;
+                }
+            }
+            at += piece;
+        }
+        Ok(Status::Ok)
+    }
+
+    /// Reads or writes on this thread.
+    fn transfer_here(&self, write: bool, spans: &[Span], offset: u64) -> io::Result<Status> {
+        if write {
+            self.worker.write_here(spans, offset)?;
+        } else {
+            self.worker.read_here(spans, offset)?;
+        }
+        Ok(Status::Ok)
+    }
+
+    /// Hands an operation of a request to the engine.
+    fn push(
+        &mut self,
+        slot: usize,
+        act: Act,
+        file: Arc<File>,
+        offset: u64,
+        spans: Vec<Span>,
+    ) -> io::Result<()> {
+        while self.engine.in_flight() >= self.engine.depth() {
+            self.engine.wait()?;
+            // What it belongs to is looked at later: a request is not ended while another begins.
+            self.engine.reap(&mut self.done);
+        }
+        let len: usize = spans.iter().map(|span| span.len).sum();
+        let ram = self.worker.ram.clone();
+        self.engine.push(Operation { act, file, offset, ram, spans, token: slot as u64 })?;
+        if let Some(pending) = &mut self.pending[slot] {
+            pending.left += 1;
+            pending.expected += len;
+        }
+        Ok(())
+    }
+
+    /// Makes stable what was written.
+    fn sync(&mut self, slot: usize) -> io::Result<Status> {
+        if let Some(file) = self.worker.image.settle()? {
+            self.push(slot, Act::Sync, file, 0, Vec::new())?;
+        }
+        Ok(Status::Ok)
+    }
+
+    /// Discards or zeroes the ranges that a driver has written.
+    fn ranges(&mut self, kind: Kind, data: &[Span], len: usize) -> io::Result<Status> {
+        const RANGE: usize = 16;
+        if len == 0
+            || !len.is_multiple_of(RANGE)
+            || len > RANGE * MAX_RANGES as usize
+            || self.worker.image.read_only()
+        {
+            return Ok(Status::Error);
+        }
+        let mut bytes = vec![0; len];
+        gather(&self.worker.ram, data, &mut bytes);
+        let mut ranges = Vec::with_capacity(len / RANGE);
+        for bytes in bytes.chunks_exact(RANGE) {
+            let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
+            let sector = u64::from(word(0)) | u64::from(word(4)) << 32;
+            let (sectors, flags) = (word(8), word(12));
+            let unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
+            if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 || unmap && kind == Kind::Discard {
+                return Ok(Status::Unsupported);
+            }
+            let len = u64::from(sectors) * SECTOR;
+            match self.range(sector, len) {
+                Some(offset) if sectors <= MAX_RANGE => ranges.push((offset, len, unmap)),
+                _ => return Ok(Status::Error),
+            }
+        }
+        if self.worker.image.moves() {
+            // What is in flight may be on its way to what is freed here and then becomes another's.
+            while self.engine.in_flight() > 0 {
+                self.engine.wait()?;
+                self.engine.reap(&mut self.done);
+            }
+        }
+        for (offset, len, unmap) in ranges {
+            if kind == Kind::Discard {
+                self.worker.image.discard(offset, len)?;
+            } else {
+                self.worker.image.write_zeroes(offset, len, unmap)?;
+            }
+        }
+        Ok(Status::Ok)
+    }
+
+    /// Takes what the engine has done.
+    fn reap(&mut self) {
+        self.engine.reap(&mut self.done);
+        // A request that ends may begin to sync, and wait for room, and so find more that is done.
+        while !self.done.is_empty() {
+            for (token, result) in std::mem::take(&mut self.done) {
+                self.finish(token as usize, result);
+            }
+            self.submit();
+        }
+    }
+
+    /// An operation of a request is done.
+    fn finish(&mut self, slot: usize, result: io::Result<usize>) {
+        let status = match result {
+            Ok(len) => {
+                if let Some(Some(pending)) = self.pending.get_mut(slot) {
+                    pending.moved += len;
+                }
+                Status::Ok
+            }
+            Err(error) => {
+                self.complaints.say(&error.to_string());
+                Status::Error
+            }
+        };
+        self.one_less(slot, status);
+    }
+
+    /// One part of a request is done; with the last one, the request is.
+    fn one_less(&mut self, slot: usize, status: Status) {
+        let Some(Some(pending)) = self.pending.get_mut(slot) else { return };
+        pending.left -= 1;
+        if pending.status == Status::Ok {
+            pending.status = status;
+        }
+        if pending.left > 0 {
+            return;
+        }
+        if pending.status == Status::Ok && pending.moved < pending.expected {
+            let status = self.repeat(slot);
+            if let Some(Some(pending)) = self.pending.get_mut(slot) {
+                pending.status = status;
+            }
+        }
+        let Some(Some(pending)) = self.pending.get_mut(slot) else { return };
+        if pending.status == Status::Ok && std::mem::take(&mut pending.sync) {
+            pending.left = 1;
+            let status = self.sync(slot).unwrap_or(Status::Error);
+            return self.one_less(slot, status);
+        }
+        if let Some(pending) = self.pending[slot].take() {
+            self.free.push(slot);
+            let _ = self.worker.ram.write_obj(pending.status as u8, pending.request.status);
+            self.used(pending.request.head, pending.written as u32 + 1);
+        }
+    }
+
+    /// Does a request again, on this thread, of which the kernel did a part only: at the end of a file,
+    /// or of its space.
+    fn repeat(&mut self, slot: usize) -> Status {
+        let Some(Some(pending)) = self.pending.get_mut(slot) else { return Status::Error };
+        pending.expected = pending.moved;
+        let (write, data) = (pending.request.kind == Kind::Write, pending.request.data.clone());
+        let offset = pending.request.sector * SECTOR;
+        self.transfer_here(write, &data, offset).unwrap_or_else(|error| {
+            self.complaints.say(&error.to_string());
+            Status::Error
+        })
+    }
+
+    fn used(&mut self, head: u16, len: u32) {
+        self.signal = true;
+        if let Err(error) = self.worker.queue.add_used(&*self.worker.ram, head, len) {
+            self.complaints.say(&format!("cannot return a buffer: {error}"));
+        }
+    }
+}
+
+/// What a guest makes us say, at most once a second.
+#[derive(Debug, Default)]
+struct Complaints {
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Complaints {
+    fn say(&mut self, what: &str) {
+        if self.last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+            self.unsaid += 1;
+            return;
+        }
+        let unsaid = std::mem::take(&mut self.unsaid);
+        tracing::warn!(unsaid, "a disk request failed: {what}");
+        self.last = Some(Instant::now());
+    }
+}

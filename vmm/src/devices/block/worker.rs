@@ -1,0 +1,176 @@
+//! The thread that serves a queue.
+//!
+//! ```text
+//!   ┌► pop ─► begin ─► submit ─► reap ─► used, interrupt ─► poll (kick, engine, commands) ┐
+//!   └──────────────────────────────────────────────────────────────────────────────────────┘
+//!   Pause: pops nothing more, reaps until nothing is in flight, answers, waits for Resume or Stop
+//! ```
+
+use super::device::Disk;
+use super::running::Running;
+use crate::block::engine::{self, Choice, Engine, Span};
+use crate::block::{Image, plain, zero};
+use crate::irq::Interrupt;
+use crate::memory::GuestRam;
+use crate::virtio::ActiveQueue;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use virtio_queue::{Queue, QueueState, QueueT};
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{GuestMemoryBackend, VolatileSlice};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// What a worker is told.
+pub(super) enum Command {
+    /// Stand still, and say how far the queue is.
+    Pause(Sender<(u16, QueueState)>),
+    /// Go on.
+    Resume,
+    /// End.
+    Stop,
+}
+
+/// A worker, as its device sees it. To drop it ends it.
+#[derive(Debug)]
+pub(super) struct Handle {
+    commands: Sender<Command>,
+    event: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    pub(super) fn start(worker: Worker, choice: Choice) -> io::Result<Self> {
+        let event = Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
+        let (commands, taken) = channel();
+        let (told, started) = channel();
+        let theirs = event.clone();
+        let run = move || {
+            // A ring belongs to the thread that made it.
+            match worker.engine(choice) {
+                Ok(engine) => {
+                    let _ = told.send(Ok(()));
+                    Running::new(worker, engine).run(&theirs, &taken);
+                }
+                Err(error) => drop(told.send(Err(error))),
+            }
+        };
+        let thread = std::thread::Builder::new().name("disk".to_owned()).spawn(run)?;
+        let handle = Self { commands, event, thread: Some(thread) };
+        started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))?;
+        Ok(handle)
+    }
+
+    fn tell(&self, command: Command) {
+        // Who has ended is as still as can be.
+        let _ = self.commands.send(command);
+        let _ = self.event.write(1);
+    }
+
+    pub(super) fn pause(&self) -> Receiver<(u16, QueueState)> {
+        let (sender, answer) = channel();
+        self.tell(Command::Pause(sender));
+        answer
+    }
+
+    pub(super) fn resume(&self) {
+        self.tell(Command::Resume);
+    }
+
+    pub(super) fn stop(&self) {
+        self.tell(Command::Stop);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What a worker works on.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) image: Arc<dyn Image>,
+    pub(super) serial: String,
+    pub(super) index: u16,
+    pub(super) queue: Queue,
+    pub(super) kick: EventFd,
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) interrupt: Arc<dyn Interrupt>,
+    pub(super) write_through: bool,
+}
+
+impl Worker {
+    pub(super) fn new(
+        disk: &Disk,
+        queue: ActiveQueue,
+        ram: &Arc<GuestRam>,
+        interrupt: &Arc<dyn Interrupt>,
+        write_through: bool,
+    ) -> Self {
+        let (image, serial) = (disk.image.clone(), disk.serial.clone());
+        let ActiveQueue { index, queue, kick } = queue;
+        Self {
+            image,
+            serial,
+            index,
+            queue,
+            kick,
+            ram: ram.clone(),
+            interrupt: interrupt.clone(),
+            write_through,
+        }
+    }
+
+    pub(super) fn engine(&self, choice: Choice) -> io::Result<Box<dyn Engine>> {
+        // The file that most places are in; others are looked up by the kernel each time.
+        let place = self.image.settle().unwrap_or_default();
+        let engine = engine::start(choice, self.queue.size(), place.as_slice())?;
+        tracing::info!(queue = self.index, engine = engine.name(), "disk queue served");
+        Ok(engine)
+    }
+
+    fn slices<T>(&self, spans: &[Span], act: impl FnOnce(&[VolatileSlice<'_>]) -> T) -> io::Result<T> {
+        let slice = |span: &Span| self.ram.get_slice(span.address, span.len).map(|slice| plain(&slice));
+        let slices = spans.iter().map(slice).collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
+        Ok(act(&slices))
+    }
+
+    /// Marks what was written into memory behind the back of its accessors.
+    pub(super) fn mark(&self, spans: &[Span]) {
+        for span in spans {
+            if let Ok(slice) = self.ram.get_slice(span.address, span.len) {
+                slice.bitmap().mark_dirty(0, span.len);
+            }
+        }
+    }
+
+    pub(super) fn read_here(&self, spans: &[Span], offset: u64) -> io::Result<()> {
+        let outcome = self.slices(spans, |slices| self.image.read(slices, offset))?;
+        self.mark(spans);
+        outcome
+    }
+
+    pub(super) fn write_here(&self, spans: &[Span], offset: u64) -> io::Result<()> {
+        self.slices(spans, |slices| self.image.write(slices, offset))?
+    }
+
+    pub(super) fn zero(&self, spans: &[Span]) -> io::Result<()> {
+        self.slices(spans, zero)?;
+        self.mark(spans);
+        Ok(())
+    }
+
+    /// Whether the kernel takes these buffers as they are.
+    pub(super) fn fits(&self, offset: u64, spans: &[Span]) -> bool {
+        let mask = u64::from(self.image.alignment()) - 1;
+        // Guest memory is mapped at pages, so its addresses are aligned as the host's are.
+        mask == 0
+            || offset & mask == 0 && spans.iter().all(|span| (span.address.0 | span.len as u64) & mask == 0)
+    }
+}
