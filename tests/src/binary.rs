@@ -9,12 +9,25 @@ use std::sync::OnceLock;
 pub fn colo_proxy() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     BUILT
-        .get_or_init(|| build("colo-proxy").map_err(|error| format!("{error:#}")))
+        .get_or_init(|| build("colo-proxy", "colo-proxy").map_err(|error| format!("{error:#}")))
         .clone()
         .map_err(anyhow::Error::msg)
 }
 
-fn build(name: &str) -> Result<PathBuf> {
+/// The `colo-lab` binary, which is also the agent in lab machines; this program itself if it is that.
+pub fn colo_lab() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let this = std::env::current_exe()?;
+    if this.file_name().is_some_and(|name| name == "colo-lab") {
+        return Ok(this);
+    }
+    BUILT
+        .get_or_init(|| build("colo-tests", "colo-lab").map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
+fn build(package: &str, name: &str) -> Result<PathBuf> {
     // A test is in target/<profile>/deps, a binary one level up.
     let exe = std::env::current_exe()?;
     let dir = exe.ancestors().skip(1).find(|dir| dir.file_name().is_some_and(|name| name != "deps"));
@@ -25,7 +38,7 @@ fn build(name: &str) -> Result<PathBuf> {
     };
     let target = dir.parent().context("a target directory without a parent")?;
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", name, "--bin", name, "--profile", profile, "--target-dir"])
+        .args(["build", "--quiet", "--package", package, "--bin", name, "--profile", profile, "--target-dir"])
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()?;
