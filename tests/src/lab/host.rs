@@ -166,7 +166,7 @@ impl Host {
         match protocol::read(&mut ear) {
             Ok(Some((_, Message::Ready))) => {}
             Ok(Some((_, other))) => bail!("the agent's first word is {other:?}"),
-            Ok(None) | Err(_) => bail!("{}", machine.last_words("was never ready for commands")),
+            Ok(None) | Err(_) => bail!("{}", machine.last_words("was not ready for commands in its time")),
         }
         agent.set_read_timeout(None)?;
         let runs = Arc::new(Runs { open: Mutex::new(Some(HashMap::new())) });
