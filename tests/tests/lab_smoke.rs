@@ -26,7 +26,7 @@ fn stock_kernels_boot_as_guests_of_debians_qemu() {
     ] {
         let (image, initramfs) = (store::kernel(kernel).unwrap(), images::busybox(kernel).unwrap());
         let script = format!("echo the marker of $(uname -r); {end}");
-        let append = format!("console=ttyS0 quiet reboot=t panic=-1 lab.run={script}");
+        let append = format!("console=ttyS0 quiet reboot=t panic=-1 {}", images::run_argument(&script));
         let qemu = "qemu-system-x86_64 -accel kvm -cpu host -m 256 -smp 1 -nodefaults -no-user-config -display none \
                     -no-reboot -serial stdio";
         let mut argv: Vec<String> = qemu.split_whitespace().map(str::to_owned).collect();

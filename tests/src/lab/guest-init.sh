@@ -2,7 +2,9 @@
 # Init of a small guest. The kernel command line says what it does:
 #   lab.ip=10.1.0.2/24   the address of eth0
 #   lab.root=/dev/vda    go on with the init of this disk
-#   lab.run=SCRIPT…      run all that follows, then power off; must come last
+#   lab.run=SCRIPT…      run all that follows, then power off; must come last, and the kernel and
+#                        systemd see its words too: `single` or `-s` in it are theirs
+#   lab.run64=BASE64     the same, encoded, so that nobody else reads it
 # A disk that begins with "#!" is a script too. Without any of these there is a shell on the console.
 /bin/busybox mkdir -p /proc /sys /dev /sbin /usr/bin /usr/sbin /tmp /root /mnt /run /etc
 /bin/busybox --install -s
@@ -32,6 +34,8 @@ if [ -n "$root" ]; then
 fi
 
 script=$(sed -n 's/.* lab\.run=//p' /proc/cmdline)
+word64=$(sed -n 's/.* lab\.run64=\([^ ]*\).*/\1/p' /proc/cmdline)
+[ -z "$word64" ] || script=$(echo "$word64" | base64 -d)
 if [ -z "$script" ]; then
     for disk in /sys/block/vd*; do
         [ -e "$disk" ] || continue

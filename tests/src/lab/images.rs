@@ -1,7 +1,7 @@
 //! Guests for the lab, built from Debian packages.
 //!
 //! * [`busybox`]: an initramfs with a shell, the virtio drivers of its kernel and an init that runs
-//!   the script on the kernel command line (`lab.run=…`).
+//!   the script on the kernel command line ([`run_argument`]).
 //! * [`disk`]: a Debian with systemd, nginx, redis, open-vm-tools, fio and iperf3, raw and qcow2,
 //!   with the cloud kernel and its stock initrd beside it; root logs in by itself on `ttyS0`.
 //!
@@ -65,6 +65,22 @@ const RECIPE: [(&str, &str); 3] = [
 ];
 /// Its size; the file is sparse.
 const DISK_SIZE: &str = "1536M";
+
+/// What has a guest run a script, for its kernel command line. Encoded, because the kernel and systemd
+/// read the words of a plain `lab.run=` too (`single` in it would be theirs).
+pub fn run_argument(script: &str) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::from("lab.run64=");
+    for part in script.as_bytes().chunks(3) {
+        // RFC 4648 §4: three bytes are four digits; what is missing at the end is `=`.
+        let bits = part.iter().fold(0, |bits, byte| bits << 8 | usize::from(*byte)) << (8 * (3 - part.len()));
+        for digit in 0..4 {
+            let used = digit <= part.len();
+            text.push(if used { DIGITS[bits >> (18 - 6 * digit) & 63].into() } else { '=' });
+        }
+    }
+    text
+}
 
 /// The small guest's initramfs for a kernel of [`store::kernel`].
 pub fn busybox(kind: Kernel) -> Result<PathBuf> {
@@ -220,4 +236,19 @@ pub fn boot_to_login(disk: &Disk, patience: Duration, mut hear: impl FnMut(&str)
     let _ = fs::remove_file(&overlay);
     ensure!(is_ready && is_in, "the guest did not come to its login; see {}", log.display());
     Ok(begin.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values of RFC 4648 §10.
+    #[test]
+    fn a_script_is_encoded_as_base64_is() {
+        for (script, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
+            assert_eq!(run_argument(script), format!("lab.run64={text}"));
+        }
+    }
 }

@@ -125,13 +125,11 @@ pub(super) fn newest(name: &str) -> Result<String> {
         let text = run(Command::new("apt-cache").args(["show", "--no-all-versions", name]))?;
         Ok(dependency(&text).map(str::to_owned))
     };
-    match ask() {
-        Ok(Some(package)) => Ok(package),
-        _ => {
-            update()?;
-            ask()?.with_context(|| format!("{name} depends on no kernel"))
-        }
+    if let Ok(Some(package)) = ask() {
+        return Ok(package);
     }
+    update()?;
+    ask()?.with_context(|| format!("{name} depends on no kernel"))
 }
 
 /// The kernel package in the text of `apt-cache show`.
