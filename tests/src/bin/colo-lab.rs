@@ -118,7 +118,7 @@ fn run(args: &Run) -> Result<i32> {
         hosts: args.hosts,
         memory_mib: args.memory,
         lifetime,
-        results: results.as_deref().map(|dir| dir.canonicalize()).transpose()?,
+        results: results.as_deref().map(std::path::Path::canonicalize).transpose()?,
         name: format!("lab-{}", std::process::id()),
         talk: true,
         ..Options::default()
