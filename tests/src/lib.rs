@@ -5,6 +5,7 @@ pub mod bench_live;
 pub mod binary;
 pub mod frames;
 pub mod kernel;
+pub mod lab;
 pub mod log;
 pub mod netns;
 pub mod pcaps;

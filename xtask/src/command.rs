@@ -32,9 +32,14 @@ pub(crate) fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Comma
 }
 
 /// Runs to the end; any exit status but 0 is an error.
-pub(crate) fn run(mut command: Command) -> Result<()> {
+pub(crate) fn run(command: Command) -> Result<()> {
+    say(&show(&command));
+    run_quietly(command)
+}
+
+/// Runs to the end like [`run`], and shows the command only if it fails.
+pub(crate) fn run_quietly(mut command: Command) -> Result<()> {
     let shown = show(&command);
-    say(&shown);
     let status = command.status().with_context(|| format!("cannot start: {shown}"))?;
     if !status.success() {
         bail!("{shown}: {status}");

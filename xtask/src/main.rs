@@ -8,6 +8,7 @@ mod command;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod lab;
 mod lint;
 mod packages;
 mod pcaps;
@@ -24,7 +25,8 @@ Examples:
   cargo xtask lint                          formatting, clippy, docs, and the rules of the tree
   cargo xtask bench compare --rounds 5      side by side with QEMU's colo-compare
   cargo xtask ebpf build                    rebuild the programs that run in the kernel
-  cargo xtask fuzz engine --seconds 300     fuzz the engine for five minutes";
+  cargo xtask fuzz engine --seconds 300     fuzz the engine for five minutes
+  cargo xtask lab -- ls -l /dev/kvm         a command in a machine with a true KVM";
 
 /// The chores of COLO for KVM.
 #[derive(Parser)]
@@ -49,6 +51,8 @@ enum Chore {
     Lint,
     /// Fuzz one target, or each in turn
     Fuzz(fuzz::Args),
+    /// Run a command in one or two machines with a true KVM, or build guests; `lab --help` has examples
+    Lab(lab::Args),
     /// Build, check or show the programs that run in the kernel
     Ebpf {
         #[command(subcommand)]
@@ -78,6 +82,7 @@ fn run(cli: &Cli) -> Result<()> {
         Chore::Bench { what } => bench::run(what),
         Chore::Lint => lint::run(),
         Chore::Fuzz(args) => fuzz::run(args),
+        Chore::Lab(args) => lab::run(args),
         Chore::Ebpf { what } => ebpf::run_chore(what),
         Chore::Pcaps { what } => pcaps::run(what),
     }

@@ -40,9 +40,22 @@ pub(crate) const LAB: [Package<'_>; 11] = [
     Package { name: "bind9-dnsutils", why: "dig, a client of protected guests" },
 ];
 
-/// Reads and checks disk images, beside us.
-pub(crate) const DISKS: [Package<'_>; 1] =
-    [Package { name: "qemu-utils", why: "qemu-img and qemu-io, which read the disk images that we write" }];
+/// What the VMM's own tests are judged by.
+pub(crate) const JUDGES: [Package<'_>; 3] = [
+    IASL,
+    Package { name: "qemu-utils", why: "qemu-img and qemu-io, which read the disk images that we write" },
+    Package { name: "python3-venv", why: "a place for QEMU's Python package, which speaks QMP" },
+];
+
+/// What lab machines and their guests are made with. Kernels and busybox are fetched besides, by the lab
+/// itself, and not installed.
+pub(crate) const MACHINES: [Package<'_>; 5] = [
+    Package { name: "qemu-system-x86", why: "the lab's machines" },
+    Package { name: "iproute2", why: "clients of the lab's machines" },
+    Package { name: "mmdebstrap", why: "a Debian guest for the lab" },
+    Package { name: "qemu-utils", why: "qemu-img, for the guest's disk" },
+    Package { name: "e2fsprogs", why: "mkfs.ext4, for the guest's disk" },
+];
 
 /// Makes sure that packages are there. Installs what is missing, as root, and says so.
 pub(crate) fn ensure(packages: &[Package<'_>]) -> Result<()> {

@@ -14,8 +14,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     packages::ensure(&packages::LAB)?;
-    packages::ensure(&[packages::IASL])?;
-    packages::ensure(&packages::DISKS)?;
+    packages::ensure(&packages::JUDGES)?;
+    packages::ensure(&packages::MACHINES)?;
     let mut skipped = 0;
     for kind in ["--all-targets", "--doc"] {
         command::run_and_read(cargo_test(kind), |line| skipped += ignored(line))?;

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const NAMES: &str = "/run/netns";
 
 /// What all names of this lab begin with; the process id and more follow.
-pub(super) const PREFIX: &str = "colo-lab-";
+pub(crate) const PREFIX: &str = "colo-lab-";
 
 /// A network namespace; it goes, with what runs in it, when this is dropped.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Space {
 impl Space {
     /// Makes one in which IPv6 is as quiet as can be: no detection of duplicates, no solicitations;
     /// and none at all if this is not `ipv6`.
-    pub(super) fn new(name: String, ipv6: bool) -> Result<Self> {
+    pub(crate) fn new(name: String, ipv6: bool) -> Result<Self> {
         host(&["ip", "netns", "add", &name])?;
         let file = File::open(Path::new(NAMES).join(&name)).with_context(|| format!("cannot open {name}"))?;
         let space = Self { name, file };
