@@ -46,13 +46,20 @@ impl Entry {
     /// Sets a vCPU's registers to it.
     pub fn set(&self, ram: &GuestRam, fd: &VcpuFd) -> Result<(), BootError> {
         let mut sregs = fd.get_sregs().map_err(KvmError::call("a vCPU's registers"))?;
+        let regs = self.prepare(ram, &mut sregs)?;
+        fd.set_sregs(&sregs).map_err(KvmError::call("a vCPU's registers for boot"))?;
+        Ok(fd.set_regs(&regs).map_err(KvmError::call("a vCPU's registers for boot"))?)
+    }
+
+    /// Changes registers to what it wants, and writes the table that they point to.
+    pub fn prepare(&self, ram: &GuestRam, sregs: &mut kvm_sregs) -> Result<kvm_regs, BootError> {
         let regs = match *self {
             Self::Linux64 { rip, zero_page } => {
-                long_mode(&mut sregs);
+                long_mode(sregs);
                 kvm_regs { rip, rsi: zero_page, rsp: STACK, rflags: FLAGS, ..Default::default() }
             }
             Self::Pvh { eip, start_info } => {
-                protected_mode(&mut sregs);
+                protected_mode(sregs);
                 kvm_regs { rip: eip.into(), rbx: start_info.into(), rflags: FLAGS, ..Default::default() }
             }
         };
@@ -61,9 +68,7 @@ impl Entry {
         }
         (sregs.gdt.base, sregs.gdt.limit) = (GDT, 5 * 8 - 1);
         (sregs.idt.base, sregs.idt.limit) = (0, 0);
-        fd.set_sregs(&sregs).map_err(KvmError::call("a vCPU's registers for boot"))?;
-        fd.set_regs(&regs).map_err(KvmError::call("a vCPU's registers for boot"))?;
-        Ok(())
+        Ok(regs)
     }
 }
 

@@ -1,11 +1,24 @@
 //! This crate's machine, as the command line knows a guest.
+//!
+//! ```text
+//!   Config ── disks, nets, rng ──► opened ──► Setup ──► Machine::new ──► confined ──► Assembled
+//! ```
 
 use super::{Assembled, Ended, Failure, Launch};
+use crate::block::{self, Format, Image};
+use crate::config::{self, Cache, Config};
+use crate::control::BlockInfo;
+use crate::devices::block::{Block, Disk};
+use crate::devices::net::{Net, tap::Tap};
+use crate::devices::rng::Rng;
 use crate::machine::{ExitReason, Machine, Setup};
+use crate::virtio::Device;
+use std::sync::Arc;
 
 /// Makes a machine of what is configured.
 pub fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
     let Launch { config, console, confinement } = launch;
+    let Devices { devices, blocks } = Devices::open(config)?;
     let machine = Machine::new(Setup {
         kernel: config.kernel.clone(),
         initrd: config.initrd.clone(),
@@ -13,7 +26,9 @@ pub fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
         memory: config.memory.bytes(),
         cpus: config.cpus.get().into(),
         console: Box::new(console),
-        devices: Vec::new(),
+        devices,
+        blocks,
+        on_reset: config.on_reset,
         confine: Box::new(|| confinement.begin()),
     })?;
     let serial = machine.serial();
@@ -26,4 +41,73 @@ pub fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
             ExitReason::Reset { .. } => Ok(Ended::Reset),
         }),
     })
+}
+
+/// What is on the PCI bus: cards, disks, randomness, in this order, so that a disk that is added moves no card.
+#[derive(Default)]
+struct Devices {
+    devices: Vec<Box<dyn Device>>,
+    blocks: Vec<BlockInfo>,
+}
+
+impl Devices {
+    fn open(config: &Config) -> Result<Self, Failure> {
+        let mut all = Self::default();
+        for net in &config.nets {
+            let tap = Tap::open(net.tap.as_str(), net.queues.into())?;
+            all.devices.push(Box::new(Net::new(tap, net.mac.bytes(), None)));
+        }
+        for (number, disk) in config.disks.iter().enumerate() {
+            let image = open(disk)?;
+            all.blocks.push(info(number, disk, &image));
+            let serial = disk.serial.as_ref().map_or("", config::Serial::as_str);
+            let write_through = disk.cache == Cache::Writethrough;
+            all.devices.push(Box::new(Block::new(Disk { write_through, ..Disk::new(image, serial) })));
+        }
+        if config.rng {
+            all.devices.push(Box::<Rng>::default());
+        }
+        Ok(all)
+    }
+}
+
+fn open(disk: &config::Disk) -> Result<Arc<dyn Image>, block::OpenError> {
+    block::open(&block::Options {
+        path: disk.path.clone(),
+        format: disk.format.map(|format| match format {
+            config::Format::Raw => Format::Raw,
+            config::Format::Qcow2 => Format::Qcow2,
+        }),
+        read_only: disk.readonly,
+        direct: disk.cache == Cache::None,
+    })
+}
+
+fn info(number: usize, disk: &config::Disk, image: &Arc<dyn Image>) -> BlockInfo {
+    BlockInfo {
+        device: name(number),
+        file: disk.path.display().to_string(),
+        format: image.format().to_string(),
+        read_only: image.read_only(),
+        size: image.size(),
+    }
+}
+
+/// What Linux calls a disk: `vda`, after `vdz` comes `vdaa`.
+fn name(number: usize) -> String {
+    let letter = |digit: usize| char::from(b'a' + (digit % 26) as u8);
+    match number.checked_sub(26) {
+        None => format!("vd{}", letter(number)),
+        Some(rest) => format!("vd{}{}", letter(rest / 26), letter(rest)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_are_called_as_the_guest_calls_them() {
+        assert_eq!([0, 25, 26, 27].map(name), ["vda", "vdz", "vdaa", "vdab"]);
+    }
 }

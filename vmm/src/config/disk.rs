@@ -88,8 +88,8 @@ from_text!(Serial);
 pub struct Disk {
     /// The image.
     pub path: PathBuf,
-    /// Its format; what its first bytes say, if nothing is said. A guest can write such bytes into a raw
-    /// image, so a raw image that is not trusted should be called one.
+    /// Its format. Unless it is said, the image's name and its first bytes have to agree: a guest can write
+    /// what it likes into a raw image, but not change its name.
     pub format: Option<Format>,
     /// Whether the guest can write it.
     #[serde(default)]

@@ -31,7 +31,8 @@ pub struct Draft {
     #[arg(long, value_name = "N")]
     pub cpus: Option<Cpus>,
     /// A disk, vda first: path=FILE[,format=raw|qcow2][,readonly][,serial=TEXT]
-    /// [,cache=writeback|writethrough|none]. Without a format the file's first bytes say it
+    /// [,cache=writeback|writethrough|none]. Without a format the
+    /// file's name (*.qcow2 or not) and its first bytes have to agree
     #[arg(long, value_name = "path=FILE,…", action = ArgAction::Append)]
     pub disk: Vec<Disk>,
     /// A network card on a tap: tap=NAME[,mac=02:00:00:00:00:01][,queues=N]. Without a mac it follows

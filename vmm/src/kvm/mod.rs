@@ -14,7 +14,7 @@ mod vm;
 
 pub use open::Kvm;
 pub use probe::Speed;
-pub use vm::{PortWidth, Vm};
+pub use vm::{Chips, PortWidth, Vm};
 
 use thiserror::Error;
 use vmm_sys_util::errno;

@@ -13,6 +13,7 @@ const EVENTS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Handle {
     cpus: Vec<CpuInfo>,
+    blocks: Vec<BlockInfo>,
     requests: Sender<Request>,
     state: Mutex<RunState>,
     listeners: Mutex<Vec<SyncSender<Event>>>,
@@ -23,9 +24,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Handle {
-    pub(super) fn new(vcpus: &[Vcpu], requests: Sender<Request>) -> Self {
+    pub(super) fn new(vcpus: &[Vcpu], blocks: Vec<BlockInfo>, requests: Sender<Request>) -> Self {
         let cpus = vcpus.iter().map(|vcpu| CpuInfo { index: vcpu.index(), thread: vcpu.thread() }).collect();
-        Self { cpus, requests, state: Mutex::new(RunState::Paused), listeners: Mutex::default() }
+        Self { cpus, blocks, requests, state: Mutex::new(RunState::Paused), listeners: Mutex::default() }
     }
 
     pub(super) fn current(&self) -> RunState {
@@ -83,7 +84,7 @@ impl Control for Handle {
     }
 
     fn blocks(&self) -> Vec<BlockInfo> {
-        Vec::new()
+        self.blocks.clone()
     }
 
     fn events(&self) -> Receiver<Event> {

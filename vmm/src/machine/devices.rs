@@ -8,16 +8,16 @@
 
 use super::lifecycle::Request;
 use crate::bus::{Bus, BusDevice, BusError};
-use crate::devices::i8042::{self, I8042, ResetRegister};
-use crate::devices::pm::{self, Pm, Power, Stopwatch};
+use crate::devices::i8042::{self, I8042, ResetRegister, ResetState};
+use crate::devices::pm::{self, Pm, PmState, Power, Stopwatch};
 use crate::devices::rtc::{self, Rtc};
-use crate::devices::serial::{self, Output, Serial};
+use crate::devices::serial::{self, Output, Serial, SerialState};
 use crate::irq::{Pin, Routes};
 use crate::kvm::Vm;
 use crate::memory::layout;
 use crate::vcpu::Buses;
 use crate::virtio::Device;
-use crate::virtio::pci::cards::{CardError, Cards};
+use crate::virtio::pci::cards::{CardError, Cards, CardsError, CardsState};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -32,6 +32,15 @@ pub struct Devices {
     i8042: Arc<I8042>,
     reset: Arc<ResetRegister>,
     cards: Cards,
+}
+
+/// What devices know that a reset makes them forget.
+#[derive(Clone, Debug)]
+pub(super) struct DevicesState {
+    serial: SerialState,
+    pm: PmState,
+    reset: ResetState,
+    cards: CardsState,
 }
 
 /// What a device asks of the machine becomes a request.
@@ -97,6 +106,25 @@ impl Devices {
 
     pub(super) fn timer(&self) -> Arc<Stopwatch> {
         self.timer.clone()
+    }
+
+    /// What they know, while they stand; the clock, which nothing resets, excepted.
+    pub(super) fn state(&self) -> DevicesState {
+        DevicesState {
+            serial: self.serial.state(),
+            pm: self.pm.state(),
+            reset: self.reset.state(),
+            cards: self.cards.save(),
+        }
+    }
+
+    /// Makes them know that, while they stand.
+    pub(super) fn load(&self, state: &DevicesState) -> Result<(), CardsError> {
+        self.serial.load(&state.serial);
+        self.pm.load(&state.pm);
+        self.reset.load(state.reset);
+        self.cards.reset();
+        self.cards.load(&state.cards)
     }
 
     /// Gives each its addresses.

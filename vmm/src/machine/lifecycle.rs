@@ -1,12 +1,14 @@
 //! What a machine does, one request after the other.
 
 use super::MachineError;
+use super::beginning::Beginning;
 use super::clock::Clocks;
 use super::control::Handle;
 use super::devices::Devices;
 use crate::control::{ControlError, Event, RunState};
 use crate::kvm::{Kvm, Vm};
 use crate::vcpu::{Ending, Vcpu, VcpuError};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
@@ -45,8 +47,12 @@ pub(super) struct Lifecycle {
     kvm: Kvm,
     vcpus: Vec<Vcpu>,
     devices: Devices,
+    /// What a reset makes it again; without it a reset is the end.
+    beginning: Option<Beginning>,
     clocks: Clocks,
     inbox: Receiver<Request>,
+    /// Requests that came while it was reset.
+    waiting: VecDeque<Request>,
     control: Arc<Handle>,
 }
 
@@ -55,12 +61,13 @@ impl Lifecycle {
         kvm: Kvm,
         vcpus: Vec<Vcpu>,
         devices: Devices,
+        beginning: Option<Beginning>,
         vm: Arc<Vm>,
         inbox: Receiver<Request>,
         control: Arc<Handle>,
     ) -> Self {
         let clocks = Clocks::new(vm, devices.timer());
-        Self { kvm, vcpus, devices, clocks, inbox, control }
+        Self { kvm, vcpus, devices, beginning, clocks, inbox, waiting: VecDeque::new(), control }
     }
 
     /// Lets it run, and obeys until it ends.
@@ -83,7 +90,7 @@ impl Lifecycle {
 
     fn obey(&mut self) -> Result<ExitReason, MachineError> {
         // The control handle keeps a sender, so this ends by a request alone.
-        while let Ok(request) = self.inbox.recv() {
+        while let Some(request) = self.next() {
             match request {
                 Request::Stop(answer) => {
                     if self.control.current() == RunState::Running {
@@ -106,13 +113,19 @@ impl Lifecycle {
                     let _ = answer.send(Ok(()));
                 }
                 Request::Off | Request::Ended(_, Ending::Off) => return Ok(ExitReason::PowerOff),
-                Request::Reset { guest } => return Ok(ExitReason::Reset { guest }),
+                Request::Reset { guest } => {
+                    if !self.reset(guest)? {
+                        return Ok(ExitReason::Reset { guest });
+                    }
+                }
                 Request::Ended(index, ending @ (Ending::TripleFault | Ending::Reset)) => {
                     if ending == Ending::TripleFault {
                         let hint = super::hint(&self.kvm);
                         tracing::warn!("vCPU {index} met a triple fault, which resets a PC{hint}");
                     }
-                    return Ok(ExitReason::Reset { guest: true });
+                    if !self.reset(true)? {
+                        return Ok(ExitReason::Reset { guest: true });
+                    }
                 }
                 Request::Quit => return Ok(ExitReason::Quit),
                 Request::Ended(index, Ending::Failed(reason)) => {
@@ -122,6 +135,37 @@ impl Lifecycle {
             }
         }
         Ok(ExitReason::Quit)
+    }
+
+    fn next(&mut self) -> Option<Request> {
+        self.waiting.pop_front().or_else(|| self.inbox.recv().ok())
+    }
+
+    /// Begins anew, in place; it stands if it stood. False if a reset is the end.
+    fn reset(&mut self, guest: bool) -> Result<bool, MachineError> {
+        if self.beginning.is_none() {
+            return Ok(false);
+        }
+        let ran = self.control.current() == RunState::Running;
+        if ran {
+            self.pause()?;
+        }
+        // Guests ask in several ways, one after the other, and several vCPUs at once: that was for this reset.
+        self.waiting.extend(self.inbox.try_iter().filter(|request| {
+            !matches!(
+                request,
+                Request::Reset { .. } | Request::Ended(_, Ending::TripleFault | Ending::Reset)
+            )
+        }));
+        if let Some(beginning) = &mut self.beginning {
+            beginning.again(&self.vcpus, &self.devices)?;
+        }
+        tracing::info!(guest, "the guest begins anew");
+        self.control.tell(Event::Reset { guest });
+        if ran {
+            self.resume()?;
+        }
+        Ok(true)
     }
 
     /// vCPUs first, as they give devices work; then the devices; then time.

@@ -11,6 +11,7 @@
 //!
 //! All requests come through one channel to one thread, so that no two are ever half done at once.
 
+mod beginning;
 mod clock;
 mod control;
 pub mod devices;
@@ -18,10 +19,11 @@ mod lifecycle;
 
 pub use lifecycle::ExitReason;
 
-use crate::acpi::{self, AcpiError};
-use crate::boot::{self, BootError};
+use crate::acpi::AcpiError;
+use crate::boot::BootError;
 use crate::bus::BusError;
-use crate::control::Control;
+use crate::config::OnReset;
+use crate::control::{BlockInfo, Control};
 use crate::devices::serial::{Output, Serial};
 use crate::irq::Routes;
 use crate::kvm::{Error as KvmError, Kvm, Vm};
@@ -29,10 +31,10 @@ use crate::memory::{self, RamError};
 use crate::sandbox::{ConfineError, Sandbox};
 use crate::vcpu::{self, VcpuError};
 use crate::virtio::Device;
-use crate::virtio::pci::cards::CardError;
+use crate::virtio::pci::cards::{CardError, CardsError};
+use beginning::{Beginning, Kernel};
 use control::Handle;
 use lifecycle::{Lifecycle, Request};
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -55,6 +57,10 @@ pub struct Setup {
     pub console: Output,
     /// Its virtio devices, in the order of their slots.
     pub devices: Vec<Box<dyn Device>>,
+    /// What its disks are, for people.
+    pub blocks: Vec<BlockInfo>,
+    /// What its reset does.
+    pub on_reset: OnReset,
     /// Called when everything is open, before the first thread: what the threads enter.
     pub confine: Confine,
 }
@@ -89,6 +95,9 @@ pub enum MachineError {
     /// A device finds no place.
     #[error(transparent)]
     Card(#[from] CardError),
+    /// Devices do not become what they were, which only a bug does.
+    #[error("cannot reset the devices: {0}")]
+    Cards(#[from] CardsError),
     /// A vCPU cannot be had, or went away.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
@@ -147,21 +156,19 @@ impl Machine {
             return Err(MachineError::Cpus(setup.cpus));
         }
         // First what can be wrong with the command line, so that nothing is made in vain.
-        let mut kernel = open("kernel", &setup.kernel)?;
-        let mut initrd = setup.initrd.as_ref().map(|path| open("initrd", path)).transpose()?;
+        let mut kernel = Kernel::open(setup.kernel, setup.initrd, setup.cmdline, setup.cpus)?;
         let kvm = Kvm::open()?;
         let ram = Arc::new(memory::new(setup.memory)?);
-        let rsdp = acpi::write(&ram, setup.cpus)?;
-        let at_kernel = |source| MachineError::Boot { path: setup.kernel.clone(), source };
-        let entry = boot::load(&ram, &mut kernel, initrd.as_mut(), setup.cmdline.as_bytes(), rsdp)
-            .map_err(at_kernel)?;
+        let entry = kernel.load(&ram)?;
         let vm = Arc::new(Vm::new(&kvm, ram)?);
         let routes = Routes::new(vm.clone())?;
         let resets: Vec<_> = (0..setup.cpus)
             .map(|index| vcpu::Reset::new(&kvm, &vm, index, setup.cpus))
             .collect::<Result<_, _>>()?;
         if let Some(first) = resets.first() {
-            entry.set(vm.ram(), first.fd()).map_err(at_kernel)?;
+            entry
+                .set(vm.ram(), first.fd())
+                .map_err(|source| MachineError::Boot { path: kernel.path().clone(), source })?;
         }
 
         let (requests, inbox) = channel();
@@ -179,8 +186,12 @@ impl Machine {
             let told = move |index, ending| drop(requests.send(Request::Ended(index, ending)));
             vcpus.push(reset.start(buses.clone(), sandbox.clone(), told)?);
         }
-        let control = Arc::new(Handle::new(&vcpus, requests));
-        let lifecycle = Lifecycle::new(kvm, vcpus, devices, vm, inbox, control.clone());
+        let control = Arc::new(Handle::new(&vcpus, setup.blocks, requests));
+        let reboot = match setup.on_reset {
+            OnReset::Reboot => Some(Beginning::new(kernel, vm.clone(), &vcpus, &devices)?),
+            OnReset::Exit => None,
+        };
+        let lifecycle = Lifecycle::new(kvm, vcpus, devices, reboot, vm, inbox, control.clone());
         Ok(Self { lifecycle, control, serial, sandbox })
     }
 
@@ -208,10 +219,6 @@ impl Machine {
 /// A KVM that emulates each instruction is the likeliest reason why stock kernels fail.
 fn hint(kvm: &Kvm) -> String {
     kvm.warning().map_or_else(String::new, |warning| format!("; {warning}"))
-}
-
-fn open(what: &'static str, path: &PathBuf) -> Result<File, MachineError> {
-    File::open(path).map_err(|source| MachineError::Open { what, path: path.clone(), source })
 }
 
 #[cfg(test)]

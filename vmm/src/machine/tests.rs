@@ -47,6 +47,10 @@ impl Write for Screen {
 }
 
 fn machine(code: &[u8]) -> (Machine, Receiver<u8>) {
+    machine_that(OnReset::Exit, code)
+}
+
+fn machine_that(on_reset: OnReset, code: &[u8]) -> (Machine, Receiver<u8>) {
     let file = kernel(code);
     let (screen, printed) = channel();
     let setup = Setup {
@@ -57,6 +61,8 @@ fn machine(code: &[u8]) -> (Machine, Receiver<u8>) {
         cpus: 2,
         console: Box::new(Screen(screen)),
         devices: Vec::new(),
+        blocks: Vec::new(),
+        on_reset,
         confine: Box::new(|| Ok(crate::sandbox::Sandbox::default())),
     };
     (Machine::new(setup).unwrap(), printed)
@@ -84,6 +90,42 @@ fn a_guest_powers_off() {
 fn a_guest_resets() {
     let (machine, _) = machine(RESET);
     assert_eq!(machine.run().unwrap(), ExitReason::Reset { guest: true });
+}
+
+/// `inc byte [0x300000]; mov al, [0x300000]; mov dx, 0x3f8; out dx, al`, then what follows.
+const COUNT: &[u8] = &[
+    0xfe, 0x05, 0, 0, 0x30, 0, 0xa0, 0, 0, 0x30, 0, 0x66, 0xba, 0xf8, 0x03, 0xee,
+];
+
+#[test]
+fn a_reset_begins_anew_in_place_with_memory_as_it_was() {
+    // It counts in memory how often it began; the third time it powers off.
+    let again = [0x3c, 3, 0x74, RESET.len() as u8];
+    let code = [COUNT, &again, RESET, POWER_OFF].concat();
+    let (machine, printed) = machine_that(OnReset::Reboot, &code);
+    let events = machine.control().events();
+    assert_eq!(machine.run().unwrap(), ExitReason::PowerOff);
+    assert_eq!(printed.try_iter().collect::<Vec<_>>(), [1, 2, 3]);
+    let reset = Event::Reset { guest: true };
+    assert_eq!(events.try_iter().collect::<Vec<_>>(), [reset, reset, Event::Shutdown { guest: true }]);
+}
+
+#[test]
+fn the_reset_button_works_on_a_guest_that_stands() {
+    let (machine, printed) = machine_that(OnReset::Reboot, TALK);
+    let control = machine.control();
+    let events = control.events();
+    let thread = std::thread::spawn(|| machine.run());
+    printed.recv().unwrap();
+    control.stop().unwrap();
+    control.reset().unwrap();
+    assert_eq!([events.recv().unwrap(), events.recv().unwrap()], [Event::Stop, Event::Reset { guest: false }]);
+    assert_eq!(control.state(), RunState::Paused);
+    let _ = printed.try_iter().count();
+    control.cont().unwrap();
+    assert_eq!(printed.recv().unwrap(), 1, "it begins at the kernel's entry");
+    control.quit();
+    assert_eq!(thread.join().unwrap().unwrap(), ExitReason::Quit);
 }
 
 #[test]
@@ -124,6 +166,8 @@ fn what_cannot_be_is_refused_with_a_reason() {
         cpus,
         console: Box::new(io::sink()),
         devices: Vec::new(),
+        blocks: Vec::new(),
+        on_reset: OnReset::Exit,
         confine: Box::new(|| Ok(crate::sandbox::Sandbox::default())),
     };
     assert!(matches!(Machine::new(setup(16 << 20, 17)).unwrap_err(), MachineError::Cpus(17)));

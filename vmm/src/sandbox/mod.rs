@@ -35,7 +35,9 @@ pub use privilege::{PrivilegeError, give_up_privileges};
 use crate::config::SeccompMode;
 use calls::Call;
 use seccompiler::{BpfProgram, SeccompAction};
+use std::cell::Cell;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use thiserror::Error;
 
 /// The exit code of a process that was ended for a call that it has no business with.
@@ -122,8 +124,29 @@ impl Sandbox {
         for (_, filter) in filters.filter(|(of, _)| *of == kind) {
             seccompiler::apply_filter(filter).map_err(|error| SandboxError::Install { kind, error })?;
         }
+        CURRENT.set(self.clone());
         Ok(())
     }
+}
+
+thread_local! {
+    /// What this thread has entered.
+    static CURRENT: Cell<Sandbox> = const { Cell::new(Sandbox(None)) };
+}
+
+/// Starts a thread that enters the sandbox of the one that starts it. One that cannot does nothing, and is
+/// an error here or in the log.
+pub fn spawn(
+    name: &str,
+    kind: Kind,
+    run: impl FnOnce() + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let sandbox = CURRENT.take();
+    CURRENT.set(sandbox.clone());
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || match sandbox.enter(kind) {
+        Ok(()) => run(),
+        Err(error) => tracing::error!("{error}"),
+    })
 }
 
 #[cfg(test)]

@@ -73,6 +73,15 @@ impl VcpuState {
         Ok(Self { mp_state, regs, sregs, xsave, xcrs, debug, lapic, tsc_khz, cpuid, msrs, events })
     }
 
+    /// Makes its time stamp counter begin at zero, with no deadline.
+    pub fn clear_counter(&mut self) {
+        for (index, value) in &mut self.msrs {
+            if matches!(*index, msrs::TSC | msrs::TSC_DEADLINE) {
+                *value = 0;
+            }
+        }
+    }
+
     /// Sets it.
     pub(super) fn load(&self, fd: &VcpuFd) -> Result<(), StateError> {
         let call = KvmError::call("a vCPU's new state");

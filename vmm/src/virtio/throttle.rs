@@ -1,6 +1,6 @@
 //! A bound on what a guest can make us log.
 
-use crate::virtio::ring::Broken;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ impl Throttle {
 
 /// Says that a queue is broken. A driver can break one, reset the device and break it again, as fast as it
 /// likes: all devices together get a line per second.
-pub fn complain(device: &str, error: &Broken) {
+pub fn complain(device: &str, error: &dyn fmt::Display) {
     static ALL: Mutex<Throttle> = Mutex::new(Throttle { last: None, silenced: 0 });
     let admitted = ALL.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
     if let Some(silenced) = admitted {

@@ -12,6 +12,7 @@
 //! elsewhere. Sources are watched edge-triggered: a batch costs no read of an eventfd, and what happens
 //! while the work rests is told when it goes on.
 
+use crate::sandbox::{self, Kind};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -76,7 +77,7 @@ impl<W: Work> Worker<W> {
         let (give, inbox) = channel::<Box<W>>();
         let (outbox, take) = channel();
         let shared = control.try_clone()?;
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+        let thread = sandbox::spawn(name, Kind::Worker, move || {
             for mut work in inbox {
                 until_called(&epoll, &shared, &mut *work);
                 work.rest();

@@ -42,7 +42,7 @@ pub(super) fn block_size(image: &dyn Image) -> u32 {
 }
 
 /// The configuration space.
-pub(super) fn layout(image: &dyn Image, queues: u16) -> [u8; 60] {
+pub(super) fn layout(image: &dyn Image, queues: u16, write_through: bool) -> [u8; 60] {
     let mut out = [0; 60];
     let mut put = |at: usize, value: &[u8]| out[at..at + value.len()].copy_from_slice(value);
     let block = block_size(image);
@@ -52,7 +52,7 @@ pub(super) fn layout(image: &dyn Image, queues: u16) -> [u8; 60] {
     // How many blocks are a physical one, as a power of two.
     put(24, &[(PHYSICAL / block).max(1).trailing_zeros() as u8]);
     put(26, &1_u16.to_le_bytes());
-    put(32, &[1]); // There is a cache, which FLUSH writes back.
+    put(32, &[u8::from(!write_through)]); // There is a cache, which FLUSH writes back.
     put(34, &queues.to_le_bytes());
     if !image.read_only() {
         let alignment = u64::from(PHYSICAL.max(block)) / SECTOR;

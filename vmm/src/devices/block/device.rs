@@ -20,12 +20,15 @@ pub struct Disk {
     pub queues: u16,
     /// How bytes are moved.
     pub engine: Choice,
+    /// Whether every write is stable before the guest hears that it is done: the disk says that it has no
+    /// cache, so no driver flushes it.
+    pub write_through: bool,
 }
 
 impl Disk {
     /// A disk with one queue.
     pub fn new(image: Arc<dyn Image>, serial: impl Into<String>) -> Self {
-        Self { image, serial: serial.into(), queues: 1, engine: Choice::Best }
+        Self { image, serial: serial.into(), queues: 1, engine: Choice::Best, write_through: false }
     }
 }
 
@@ -41,7 +44,7 @@ impl Block {
     /// A disk that no driver uses yet.
     pub fn new(mut disk: Disk) -> Self {
         disk.queues = if disk.image.moves() { 1 } else { disk.queues.clamp(1, 16) };
-        let config = config::layout(&*disk.image, disk.queues);
+        let config = config::layout(&*disk.image, disk.queues, disk.write_through);
         Self { disk, config, workers: Vec::new() }
     }
 
@@ -77,7 +80,8 @@ impl Device for Block {
     }
 
     fn features(&self) -> u64 {
-        config::features(&*self.disk.image, self.disk.queues)
+        let features = config::features(&*self.disk.image, self.disk.queues);
+        if self.disk.write_through { features & !FLUSH } else { features }
     }
 
     fn queues(&self) -> Vec<u16> {

@@ -10,6 +10,7 @@ use super::request::{Kind, Request, gather, part, scatter};
 use super::worker::{Command, Worker};
 use crate::block::engine::{Act, Done, Engine, Operation, Span};
 use crate::block::{Access, Place, event_fd};
+use crate::virtio::throttle;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::io;
@@ -138,7 +139,8 @@ impl Running {
         self.notify();
         served.unwrap_or_else(|error| {
             self.broken = true;
-            tracing::warn!(queue = self.worker.index, %error, "the rings of a disk queue are broken; it waits for a reset");
+            throttle::complain("disk", &error);
+            self.worker.interrupt.needs_reset();
             false
         })
     }

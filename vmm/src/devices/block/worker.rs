@@ -12,6 +12,7 @@ use crate::block::engine::{self, Choice, Engine, Span};
 use crate::block::{Image, plain, zero};
 use crate::irq::Interrupt;
 use crate::memory::GuestRam;
+use crate::sandbox::{self, Kind};
 use crate::virtio::ActiveQueue;
 use std::io;
 use std::sync::Arc;
@@ -56,7 +57,7 @@ impl Handle {
                 Err(error) => drop(told.send(Err(error))),
             }
         };
-        let thread = std::thread::Builder::new().name("disk".to_owned()).spawn(run)?;
+        let thread = sandbox::spawn("disk", Kind::Worker, run)?;
         let handle = Self { commands, event, thread: Some(thread) };
         started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))?;
         Ok(handle)
