@@ -15,7 +15,16 @@ pub fn colo_proxy() -> Result<PathBuf> {
         return Ok(given.into());
     }
     BUILT
-        .get_or_init(|| build("colo-proxy").map_err(|error| format!("{error:#}")))
+        .get_or_init(|| build("colo-proxy", "colo-proxy").map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
+/// The `colo-vm` binary, likewise.
+pub fn colo_vm() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BUILT
+        .get_or_init(|| build("colo-vmm", "colo-vm").map_err(|error| format!("{error:#}")))
         .clone()
         .map_err(anyhow::Error::msg)
 }
@@ -49,9 +58,9 @@ pub fn test(name: &str) -> Result<PathBuf> {
     executable.with_context(|| format!("cargo built no {name}"))
 }
 
-fn build(name: &str) -> Result<PathBuf> {
+fn build(package: &str, name: &str) -> Result<PathBuf> {
     let place = Place::of_this()?;
-    let status = place.cargo("build").args(["--package", name, "--bin", name]).status()?;
+    let status = place.cargo("build").args(["--package", package, "--bin", name]).status()?;
     ensure!(status.success(), "cargo could not build {name}");
     let binary = place.dir.join(name);
     ensure!(binary.exists(), "{} is not there", binary.display());

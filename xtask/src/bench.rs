@@ -10,6 +10,7 @@ use clap::Subcommand;
 const DOC: &str = "docs/benchmarks.md";
 const ENGINE_DOC: &str = "docs/benchmarks-engine.md";
 const LIVE_DOC: &str = "docs/benchmarks-live.md";
+const VMM_DOC: &str = "docs/benchmarks-vmm.md";
 
 #[derive(Subcommand)]
 pub(crate) enum What {
@@ -22,6 +23,12 @@ pub(crate) enum What {
     /// A guest on real interfaces: plain bridge, mirrored, protected, QEMU; writes docs/benchmarks-live.md
     Live {
         /// Handed on, such as --rounds N, --seconds S, --proxy '--busy-poll 0'
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// The VMM beside QEMU's microvm and q35, in a lab machine; writes docs/benchmarks-vmm.md
+    Vmm {
+        /// Handed on, such as --rounds N
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -44,6 +51,13 @@ pub(crate) fn run(what: &What) -> Result<()> {
             packages::ensure(&packages::LAB)?;
             packages::ensure(&[QEMU])?;
             bench("bench-live", &with_doc(args, LIVE_DOC))
+        }
+        What::Vmm { args } => {
+            packages::ensure(&packages::MACHINES)?;
+            // The lab's agent, and the VMM itself.
+            command::run(cargo(["build", "--release", "--package", "colo-tests", "--bin", "colo-lab"]))?;
+            command::run(cargo(["build", "--release", "--package", "colo-vmm", "--bins"]))?;
+            bench("bench-vmm", &with_doc(args, VMM_DOC))
         }
         What::Engine { args } => bench("bench-engine", &with_doc(args, ENGINE_DOC)),
     }

@@ -93,9 +93,7 @@ impl Vm {
     /// Makes them know that. No vCPU runs.
     pub fn set_chips(&self, chips: &Chips) -> Result<(), Error> {
         for controller in &chips.controllers {
-            self.fd()
-                .set_irqchip(controller)
-                .map_err(Error::call("an interrupt controller's new state"))?;
+            self.fd().set_irqchip(controller).map_err(Error::call("an interrupt controller's new state"))?;
         }
         self.fd().set_pit2(&chips.pit).map_err(Error::call("the timer's new state"))
     }

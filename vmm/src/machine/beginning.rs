@@ -96,9 +96,9 @@ impl Beginning {
             let mut state = state.clone();
             if number == 0 {
                 // The file may have become another kernel's.
-                state.regs = entry.prepare(self.vm.ram(), &mut state.sregs).map_err(|source| {
-                    MachineError::Boot { path: self.kernel.path().clone(), source }
-                })?;
+                state.regs = entry
+                    .prepare(self.vm.ram(), &mut state.sregs)
+                    .map_err(|source| MachineError::Boot { path: self.kernel.path().clone(), source })?;
             }
             vcpu.load(state)?;
         }

@@ -152,10 +152,7 @@ impl Lifecycle {
         }
         // Guests ask in several ways, one after the other, and several vCPUs at once: that was for this reset.
         self.waiting.extend(self.inbox.try_iter().filter(|request| {
-            !matches!(
-                request,
-                Request::Reset { .. } | Request::Ended(_, Ending::TripleFault | Ending::Reset)
-            )
+            !matches!(request, Request::Reset { .. } | Request::Ended(_, Ending::TripleFault | Ending::Reset))
         }));
         if let Some(beginning) = &mut self.beginning {
             beginning.again(&self.vcpus, &self.devices)?;

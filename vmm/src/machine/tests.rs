@@ -93,9 +93,7 @@ fn a_guest_resets() {
 }
 
 /// `inc byte [0x300000]; mov al, [0x300000]; mov dx, 0x3f8; out dx, al`, then what follows.
-const COUNT: &[u8] = &[
-    0xfe, 0x05, 0, 0, 0x30, 0, 0xa0, 0, 0, 0x30, 0, 0x66, 0xba, 0xf8, 0x03, 0xee,
-];
+const COUNT: &[u8] = &[0xfe, 0x05, 0, 0, 0x30, 0, 0xa0, 0, 0, 0x30, 0, 0x66, 0xba, 0xf8, 0x03, 0xee];
 
 #[test]
 fn a_reset_begins_anew_in_place_with_memory_as_it_was() {
@@ -119,7 +117,10 @@ fn the_reset_button_works_on_a_guest_that_stands() {
     printed.recv().unwrap();
     control.stop().unwrap();
     control.reset().unwrap();
-    assert_eq!([events.recv().unwrap(), events.recv().unwrap()], [Event::Stop, Event::Reset { guest: false }]);
+    assert_eq!(
+        [events.recv().unwrap(), events.recv().unwrap()],
+        [Event::Stop, Event::Reset { guest: false }]
+    );
     assert_eq!(control.state(), RunState::Paused);
     let _ = printed.try_iter().count();
     control.cont().unwrap();

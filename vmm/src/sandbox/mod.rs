@@ -136,11 +136,7 @@ thread_local! {
 
 /// Starts a thread that enters the sandbox of the one that starts it. One that cannot does nothing, and is
 /// an error here or in the log.
-pub fn spawn(
-    name: &str,
-    kind: Kind,
-    run: impl FnOnce() + Send + 'static,
-) -> std::io::Result<JoinHandle<()>> {
+pub fn spawn(name: &str, kind: Kind, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     let sandbox = CURRENT.take();
     CURRENT.set(sandbox.clone());
     std::thread::Builder::new().name(name.to_owned()).spawn(move || match sandbox.enter(kind) {
