@@ -99,6 +99,13 @@ impl Guest {
     }
 }
 
+impl Drop for Guest {
+    /// The next has the same addresses.
+    fn drop(&mut self) {
+        let _ = host().shell(&format!("ip link del {}; rm -f {}", self.name, self.disk()));
+    }
+}
+
 fn host() -> &'static Host {
     // Built before the machine first looks at it.
     colo_vm();

@@ -46,6 +46,7 @@ impl Confinement {
     /// Gives it up: to be called when everything is open and before the first thread starts. Each
     /// thread then enters what this gives.
     pub fn begin(self) -> Result<Sandbox, ConfineError> {
+        super::sys::bound_arenas();
         let sandbox = Sandbox::new(self.seccomp, self.before_end)?;
         // Its directories are opened for Landlock, which another user may not be able to do.
         let files = confine_files(self.sockets.iter().map(PathBuf::as_path))?;

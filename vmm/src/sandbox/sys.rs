@@ -1,5 +1,9 @@
-//! The signal of a system call that a filter stopped (seccomp(2), sigaction(2)).
-#![expect(unsafe_code, reason = "a signal handler is installed, and reads what the kernel hands it")]
+//! The signal of a system call that a filter stopped (seccomp(2), sigaction(2)), and what keeps the C library
+//! from making one.
+#![expect(
+    unsafe_code,
+    reason = "a signal handler is installed, and reads what the kernel hands it; an allocator has no other settings"
+)]
 
 use super::VIOLATION;
 use super::names;
@@ -26,6 +30,22 @@ pub(super) fn name_violations(before_end: fn()) -> io::Result<()> {
     let done = unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// How many arenas the allocator shares among all threads.
+#[cfg(target_env = "gnu")]
+const ARENAS: libc::c_int = 4;
+
+/// Says how many arenas there may be. Otherwise glibc asks when a ninth thread wants one, and opens a file of
+/// `/sys` for that; and each would keep memory of its own.
+#[cfg(target_env = "gnu")]
+pub(super) fn bound_arenas() {
+    // SAFETY: it sets a number, under the allocator's own lock. A refusal leaves things as they are.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
+}
+
+/// Other C libraries have no arenas.
+#[cfg(not(target_env = "gnu"))]
+pub(super) fn bound_arenas() {}
 
 /// The handler. It does what signal-safety(7) allows: no allocation, no lock, and system calls that every
 /// filter lets pass.
