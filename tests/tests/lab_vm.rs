@@ -219,7 +219,7 @@ fn twenty_pauses_under_load_lose_nothing() {
     );
     running.until_said("round=1.").unwrap();
     let cycles = "stop sleep=0.2 cont sleep=0.2 ".repeat(20);
-    let answers = guest.ask(&format!("{cycles} query-status"));
+    let answers = guest.ask(&format!("{cycles} sleep=1 query-status"));
     assert_eq!(answers.matches(r#""STOP""#).count(), 20, "{answers}");
     assert_eq!(answers.matches(r#""RESUME""#).count(), 20, "{answers}");
     host().shell("ping -c 3 -w 60 10.9.0.2").unwrap();

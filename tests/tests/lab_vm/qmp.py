@@ -17,14 +17,14 @@ for _ in range(600):
         time.sleep(0.1)
 else:
     sys.exit(f"nobody listens on {path}")
-lines = connection.makefile("rw")
+# Not "rw": such a file forgets what it has read ahead when it is written to.
+lines = connection.makefile("r")
 print(lines.readline().strip())
 for word in ["qmp_capabilities", *words]:
     if word.startswith("sleep="):
         time.sleep(float(word.partition("=")[2]))
         continue
-    lines.write(json.dumps({"execute": word}) + "\n")
-    lines.flush()
+    connection.sendall(json.dumps({"execute": word}).encode())
     while True:
         line = lines.readline()
         if not line:
