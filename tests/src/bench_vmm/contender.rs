@@ -49,10 +49,8 @@ impl Contender {
 
     /// Its command line.
     pub fn words(self, guest: &Guest, script: &str) -> Vec<String> {
-        let mut cmdline = format!("console=ttyS0 quiet reboot=t panic=-1 {}", guest.cmdline);
-        if !script.is_empty() {
-            cmdline += &format!(" {}", images::run_argument(script));
-        }
+        let script = if script.is_empty() { String::new() } else { images::run_argument(script) };
+        let cmdline = format!("console=ttyS0 quiet reboot=t panic=-1 {} {script}", guest.cmdline);
         let (kernel, initrd) = (guest.kernel.display(), guest.initrd.display());
         let line = match self {
             Self::ColoVm => {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 pub(super) struct Kernel {
     path: PathBuf,
     // Both stay open: a process that is confined opens nothing any more.
-    kernel: File,
+    image: File,
     initrd: Option<File>,
     cmdline: String,
     cpus: u32,
@@ -41,15 +41,15 @@ impl Kernel {
         cmdline: String,
         cpus: u32,
     ) -> Result<Self, MachineError> {
-        let kernel = open("kernel", &path)?;
+        let image = open("kernel", &path)?;
         let initrd = initrd.map(|path| open("initrd", &path)).transpose()?;
-        Ok(Self { path, kernel, initrd, cmdline, cpus })
+        Ok(Self { path, image, initrd, cmdline, cpus })
     }
 
     /// Puts all of it into the guest's memory.
     pub(super) fn load(&mut self, ram: &GuestRam) -> Result<Entry, MachineError> {
         let rsdp = acpi::write(ram, self.cpus)?;
-        boot::load(ram, &mut self.kernel, self.initrd.as_mut(), self.cmdline.as_bytes(), rsdp)
+        boot::load(ram, &mut self.image, self.initrd.as_mut(), self.cmdline.as_bytes(), rsdp)
             .map_err(|source| MachineError::Boot { path: self.path.clone(), source })
     }
 
