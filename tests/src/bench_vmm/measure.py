@@ -83,7 +83,7 @@ def start(argv):
 
 
 def requests():
-    connection, count = http.client.HTTPConnection(GUEST), 0
+    connection, count = http.client.HTTPConnection(GUEST, timeout=30), 0
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         connection.request("GET", "/")
