@@ -31,12 +31,12 @@ pub(super) fn name_violations(before_end: fn()) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How many arenas the allocator shares among all threads.
+/// How many arenas the allocator shares among all threads. What is allocated while a guest runs is little.
 #[cfg(target_env = "gnu")]
-const ARENAS: libc::c_int = 4;
+const ARENAS: libc::c_int = 1;
 
 /// Says how many arenas there may be. Otherwise glibc asks when a ninth thread wants one, and opens a file of
-/// `/sys` for that; and each would keep memory of its own.
+/// `/sys` for that; it opens one of `/proc` when any but the first arena shrinks.
 #[cfg(target_env = "gnu")]
 pub(super) fn bound_arenas() {
     // SAFETY: it sets a number, under the allocator's own lock. A refusal leaves things as they are.
