@@ -2,7 +2,7 @@
 //! soon as it can.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use colo_proxy::live::spec::{Attach, Checkpoints, Guest, Mode, Nic, OnCrash, Places};
+use colo_proxy::live::spec::{Attach, Checkpoints, Guest, Mode, Nic, OnCrash, Places, Queues};
 use colo_proxy::setup::{Charge, SetupError, install};
 use colo_tests::netns::desk::Visit;
 use colo_tests::netns::lab::{CLIENT_MAC, addresses, mac};
@@ -41,6 +41,7 @@ fn guest(mode: Mode, on_crash: OnCrash) -> (Guest, Nic) {
         start: colo_proxy::live::spec::Start::Protected,
         on_crash,
         attach: Attach::Auto,
+        queues: Queues::ONE,
         queue_frames: 1024,
         flows: 1024,
         busy_poll: Duration::ZERO,

@@ -7,7 +7,7 @@
 
 use colo_proxy::control::status::GuestStatus;
 use colo_proxy::engine::{Cause, Nanos};
-use colo_proxy::live::spec::{Attach, Checkpoints, Guest, Mode, Nic, OnCrash, Places, Spec, Start};
+use colo_proxy::live::spec::{Attach, Checkpoints, Guest, Mode, Nic, OnCrash, Places, Queues, Spec, Start};
 use colo_proxy::live::{AskError, Handle, Node, Request};
 use colo_tests::netns::desk::Visit;
 use colo_tests::netns::lab::addresses;
@@ -44,6 +44,7 @@ fn spec(lab: &Lab, mode: Mode) -> Spec {
         start: Start::Protected,
         on_crash: OnCrash::Closed,
         attach: Attach::Auto,
+        queues: Queues::ONE,
         queue_frames: 1024,
         flows: 1024,
         busy_poll: Duration::ZERO,

@@ -3,9 +3,10 @@
 use super::attach::{Attached, Hook, Place};
 use super::maps::NicMaps;
 use super::{DatapathError, Hooks, chain, sys};
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramError, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 /// The programs, ready to be attached.
@@ -58,6 +59,18 @@ impl Programs {
             path,
             error: io::Error::other(chain(&error)),
         })
+    }
+
+    /// Loads the program that chooses between the queues of a capture tap, and gives it. The tap
+    /// keeps it.
+    pub fn steering(&mut self) -> Result<BorrowedFd<'_>, DatapathError> {
+        const NAME: &str = "capture_queue";
+        let missing = || DatapathError::Load(format!("there is no program {NAME}"));
+        let failed = |error: ProgramError| DatapathError::Load(chain(&error));
+        let program = self.ebpf.program_mut(NAME).ok_or_else(missing)?;
+        let program: &mut SocketFilter = program.try_into().map_err(failed)?;
+        program.load().map_err(failed)?;
+        Ok(program.fd().map_err(failed)?.as_fd())
     }
 
     /// Attaches one of them to a device. With a `pin` it stays when this process ends.
