@@ -2,7 +2,7 @@
 
 use super::attach::{Attached, Hook, Place};
 use super::maps::NicMaps;
-use super::{DatapathError, Hooks, chain, sys};
+use super::{DatapathError, Hooks, chain, load, sys};
 use aya::programs::{ProgramError, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
 use std::io;
@@ -30,7 +30,8 @@ impl Programs {
             .map_pin_path("ADDRESSES", nic.join("addresses"));
         let mut ebpf = loader.load(sys::OBJECT).map_err(|error| DatapathError::Load(chain(&error)))?;
         for place in Place::ALL {
-            program(&mut ebpf, place)?.load().map_err(|error| {
+            let program = program(&mut ebpf, place)?;
+            load(|| program.load()).map_err(|error| {
                 tracing::debug!("{error:?}");
                 DatapathError::Load(chain(&error))
             })?;
@@ -69,7 +70,7 @@ impl Programs {
         let failed = |error: ProgramError| DatapathError::Load(chain(&error));
         let program = self.ebpf.program_mut(NAME).ok_or_else(missing)?;
         let program: &mut SocketFilter = program.try_into().map_err(failed)?;
-        program.load().map_err(failed)?;
+        load(|| program.load()).map_err(failed)?;
         Ok(program.fd().map_err(failed)?.as_fd())
     }
 

@@ -6,9 +6,11 @@
 //! ```
 //!
 //! * [`segment`]: frames with any stack of headers.
+//! * [`signals`]: what interrupts a thread.
 //! * [`Programs`]: the object, loaded; its maps; one run.
 
 pub mod segment;
+pub mod signals;
 mod sys;
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +19,7 @@ use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use colo_ebpf_shared::layout::{Address, AddressKey, Counter, FlowKey, Nic};
 use colo_ebpf_shared::translate::Flow;
+use colo_proxy::datapath::load;
 use std::time::Duration;
 
 /// The verdict "goes its way" (`TC_ACT_UNSPEC`).
@@ -58,7 +61,7 @@ impl Programs {
         let classifiers = ebpf.programs_mut().filter(|(_, one)| !matches!(one, Program::SocketFilter(_)));
         for (name, program) in classifiers {
             let program: &mut SchedClassifier = program.try_into().with_context(|| name.to_owned())?;
-            program.load().with_context(|| format!("this kernel does not take {name}"))?;
+            load(|| program.load()).with_context(|| format!("this kernel does not take {name}"))?;
         }
         Ok(Self { ebpf, index })
     }
