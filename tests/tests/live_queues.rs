@@ -3,18 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use colo_proxy::control::status::QueueStatus;
-use colo_proxy::engine::{Cause, Config, Nanos};
-use colo_proxy::live::spec::{Attach, Checkpoints, Guest, Mode, Nic, OnCrash, Places, Queues, Spec, Start};
+use colo_proxy::engine::Cause;
+use colo_proxy::live::spec::{Guest, Mode, Queues, Spec};
 use colo_proxy::live::{Node, Request};
 use colo_tests::netns::desk::Visit;
 use colo_tests::netns::lab::addresses;
+use colo_tests::netns::live::{embedded, node_of};
 use colo_tests::netns::wait::PATIENCE;
 use colo_tests::netns::{
     Conduct, Desk, Flaw, Lab, Live, Options, Proxy, Recorder, Snapshot, Space, released, until,
 };
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 /// A busy machine is slow, and that is no divergence.
 const SEVERAL: &str = "--queues 3 --compare-timeout 60000 --age-floor 60000";
@@ -146,29 +146,7 @@ fn differences_in_all_queues_are_one_request_and_one_checkpoint_lets_all_of_it_g
 }
 
 fn spec(lab: &Lab, mode: Mode) -> Spec {
-    let nic = Nic {
-        vif: "vif00".parse().unwrap(),
-        forward: "fwd".parse().unwrap(),
-        index: "7".parse().unwrap(),
-        bridge: None,
-    };
-    let patient = Nanos::from_millis(60_000);
-    let guest = Guest {
-        name: "vm0".into(),
-        mode,
-        nics: vec![nic],
-        checkpoints: Checkpoints::default(),
-        start: Start::Protected,
-        on_crash: OnCrash::Closed,
-        attach: Attach::Auto,
-        queues: Queues::new(3).unwrap(),
-        queue_frames: 1024,
-        flows: 1024,
-        busy_poll: Duration::ZERO,
-        engine: Config { age_ceiling: patient, age_floor: patient, ..Config::default() },
-    };
-    let places = Places { run: lab.dir().join("run"), bpffs: lab.bpffs() };
-    Spec { guests: vec![guest], places, metrics: None }
+    node_of(lab, Guest { queues: Queues::new(3).unwrap(), ..embedded(mode, "7").unwrap() })
 }
 
 fn embed(lab: &Lab, host: &Space, mode: Mode, listener: Option<&SyncSender<Request>>) -> Node {
