@@ -2,7 +2,8 @@
 
 use crate::maps::{count, nic, nic_mut};
 use crate::skb::{Action, Skb};
-use colo_ebpf_shared::layout::{Counter, Nic, Role, STALE_RUN, nic_flags};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use colo_ebpf_shared::layout::{Counter, Nic, Role, STALE_MS, nic_flags};
 use colo_ebpf_shared::tag::{self, Tag};
 
 /// A frame arrived. One without a tag of ours, or for a NIC that nobody protects, is none of ours.
@@ -37,8 +38,8 @@ fn keep_up(index: u32, nic: &Nic, epoch: u8) {
     let ahead = tag::ahead(epoch, nic.oldest);
     let joining = nic.flags & nic_flags::JOINING != 0;
     let checkpoint = ahead > 0 && nic.flags & nic_flags::FOLLOWS != 0;
-    let anew = ahead < 0 && nic.stale_run >= STALE_RUN;
-    let same = ahead == 0 && nic.stale_run == 0;
+    let anew = ahead < 0 && nic.stale_since != 0 && since(nic.stale_since) >= STALE_MS as i32;
+    let same = ahead == 0 && nic.stale_since == 0;
     if same && !joining {
         return;
     }
@@ -54,8 +55,24 @@ fn keep_up(index: u32, nic: &Nic, epoch: u8) {
                 (*slot).generation = nic.generation.wrapping_add(1);
             }
         }
-        (*slot).stale_run = if ahead < 0 && !anew { nic.stale_run + 1 } else { 0 };
+        (*slot).stale_since = match nic.stale_since {
+            _ if ahead >= 0 || anew => 0,
+            // Never 0, which says that there is none.
+            0 => milliseconds().max(1),
+            since => since,
+        };
     }
+}
+
+#[inline(always)]
+fn since(then: u32) -> i32 {
+    milliseconds().wrapping_sub(then) as i32
+}
+
+#[inline(always)]
+fn milliseconds() -> u32 {
+    // SAFETY: it reads a clock.
+    (unsafe { bpf_ktime_get_ns() } / 1_000_000) as u32
 }
 
 /// The secondary's output keeps its tag: the comparator reads the epoch off it.

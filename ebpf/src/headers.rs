@@ -4,17 +4,17 @@ use crate::skb::Skb;
 use aya_ebpf::helpers::generated::bpf_loop;
 use colo_ebpf_shared::layout::{FlowKey, UNTAGGED};
 
-const ETH_IPV4: u16 = 0x0800;
+pub const ETH_IPV4: u16 = 0x0800;
 const ETH_ARP: u16 = 0x0806;
-const ETH_IPV6: u16 = 0x86dd;
-const ETH_8021Q: u16 = 0x8100;
-const ETH_8021AD: u16 = 0x88a8;
+pub const ETH_IPV6: u16 = 0x86dd;
+pub const ETH_8021Q: u16 = 0x8100;
+pub const ETH_8021AD: u16 = 0x88a8;
 
-const IP_TCP: u8 = 6;
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION: u8 = 60;
+pub const IP_TCP: u8 = 6;
+pub const HOP_BY_HOP: u8 = 0;
+pub const ROUTING: u8 = 43;
+pub const FRAGMENT: u8 = 44;
+pub const DESTINATION: u8 = 60;
 
 /// IPv6 extension headers that are walked over; a packet with more is not translated.
 const EXTENSIONS: u32 = 6;

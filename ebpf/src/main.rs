@@ -16,7 +16,8 @@
 //!
 //! Four programs, all TC classifiers: `vif_ingress`, `vif_egress`, `capture_ingress` and
 //! `forward_ingress`. What a NIC is at the moment is one word in the map `NICS`; every program reads
-//! it for each frame, so changing it is what protects, lets go and promotes.
+//! it for each frame, so changing it is what protects, lets go and promotes. A fifth, `capture_queue`,
+//! is called by a capture tap with several queues and chooses one for each frame.
 //!
 //! In doubt a frame is dropped and counted; only what is not ours is passed on untouched.
 #![no_std]
@@ -29,10 +30,11 @@ mod maps;
 mod primary;
 mod secondary;
 mod skb;
+mod steer;
 mod tcp;
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, socket_filter};
+use aya_ebpf::programs::{SkBuffContext, TcContext};
 use colo_ebpf_shared::layout::Role;
 use skb::{Action, Skb};
 
@@ -74,6 +76,12 @@ pub fn capture_ingress(context: TcContext) -> i32 {
 #[classifier]
 pub fn forward_ingress(context: TcContext) -> i32 {
     forward::arrived(&Skb::new(context)).code()
+}
+
+/// Which queue of the capture tap a frame goes to.
+#[socket_filter]
+pub fn capture_queue(context: SkBuffContext) -> i64 {
+    i64::from(steer::queue(&Skb::new(TcContext::new(context.skb.skb))))
 }
 
 #[cfg(not(test))]

@@ -111,6 +111,7 @@ impl Skb {
         if at > FARTHEST {
             return None;
         }
+        let at = opaque(at) & FARTHEST;
         self.linear(at).or_else(|| self.pull(at + size_of::<T>() as u32).then(|| self.linear(at))?)
     }
 
@@ -134,16 +135,18 @@ impl Skb {
         self.0.load(at as usize).ok()
     }
 
-    /// The `length` bytes at `at`, which the words have room for.
+    /// The `length` bytes at `at`, which the words have room for. There is at least one.
     #[inline(always)]
     pub fn load_into<const N: usize>(&self, at: u32, into: &mut [u32; N], length: u32) -> bool {
+        let length = some_of::<N>(length);
         // SAFETY: the verifier proves of each call that the length is not more than the room.
         unsafe { bpf_skb_load_bytes(self.0.as_ptr().cast(), at, into.as_mut_ptr().cast(), length) == 0 }
     }
 
-    /// Overwrites `length` bytes at `at`.
+    /// Overwrites `length` bytes at `at`. There is at least one.
     #[inline(always)]
     pub fn store<const N: usize>(&self, at: u32, from: &[u32; N], length: u32) -> bool {
+        let length = some_of::<N>(length);
         // SAFETY: as above; the kernel checks the place in the frame.
         unsafe { bpf_skb_store_bytes(self.0.as_ptr().cast(), at, from.as_ptr().cast(), length, 0) == 0 }
     }
@@ -192,4 +195,21 @@ impl Skb {
         // SAFETY: numbers only.
         unsafe { bpf_clone_redirect(self.0.as_ptr().cast(), interface, 0) == 0 }
     }
+}
+
+/// A length between 1 and what is a power of two and fits `N` words, in a way that verifiers before
+/// Linux 6.8 follow: they do not learn from "not 0" that there is at least one.
+#[inline(always)]
+fn some_of<const N: usize>(length: u32) -> u32 {
+    let most = if N * 4 < 64 { N * 4 } else { 64 };
+    (opaque(length.wrapping_sub(1)) & (most as u32 - 1)) + 1
+}
+
+/// A number of which neither the compiler nor the verifier knows anything. The compiler often knows that
+/// a mask changes nothing and would leave it out, where the verifier needs it: verifiers before Linux
+/// 6.8 follow ways that cannot be gone, and lose what they knew of a number there.
+#[inline(always)]
+fn opaque(number: u32) -> u32 {
+    // SAFETY: a local.
+    unsafe { core::ptr::read_volatile(&raw const number) }
 }

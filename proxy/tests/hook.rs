@@ -152,15 +152,21 @@ fn a_session_of_its_own_is_no_way_out_but_what_was_left_on_purpose_stays() {
     kill_process(left, Signal::KILL).unwrap();
 }
 
-#[test]
-fn when_the_runner_is_killed_its_command_has_failed_and_is_gone() {
+/// A hook whose command runs and has a child: with the numbers of that and of the runner.
+fn with_a_child() -> (Hook, Pid, Pid) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pid");
     // Its parent is the runner.
     let script = format!("sh -c 'echo $$ > {0}; sleep 600' & echo $PPID > {0}.runner; wait", path.display());
     let mut hook = hook(&script, LONG);
     hook.run(&trigger()).unwrap();
-    let (grandchild, runner) = (number_in(&path), number_in(&path.with_extension("runner")));
+    let (child, runner) = (number_in(&path), number_in(&path.with_extension("runner")));
+    (hook, child, runner)
+}
+
+#[test]
+fn when_the_runner_is_killed_its_command_has_failed_and_is_gone() {
+    let (mut hook, grandchild, runner) = with_a_child();
     assert!(hook.read().is_none());
     kill_process(runner, Signal::KILL).unwrap();
     assert_eq!(outcome(&mut hook), Outcome::Failed(Failure::RunnerGone));
@@ -172,12 +178,7 @@ fn when_the_runner_is_killed_its_command_has_failed_and_is_gone() {
 
 #[test]
 fn the_runner_and_its_command_go_with_their_parent() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("pid");
-    let script = format!("sh -c 'echo $$ > {0}; sleep 600' & echo $PPID > {0}.runner; wait", path.display());
-    let mut hook = hook(&script, LONG);
-    hook.run(&trigger()).unwrap();
-    let (grandchild, runner) = (number_in(&path), number_in(&path.with_extension("runner")));
+    let (hook, grandchild, runner) = with_a_child();
     drop(hook);
     gone(grandchild);
     gone(runner);

@@ -29,7 +29,7 @@ fn nic(role: Role) -> Nic {
         capture: 1,
         forward_frame: 1514,
         flags: 0,
-        stale_run: 0,
+        stale_since: 0,
         reserved: 0,
     }
 }

@@ -2,10 +2,11 @@
 //! soon as it can.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use colo_proxy::live::spec::{Attach, Checkpoints, Guest, Mode, Nic, OnCrash, Places};
+use colo_proxy::live::spec::{Guest, Mode, Nic, OnCrash, Places};
 use colo_proxy::setup::{Charge, SetupError, install};
 use colo_tests::netns::desk::Visit;
 use colo_tests::netns::lab::{CLIENT_MAC, addresses, mac};
+use colo_tests::netns::live::embedded;
 use colo_tests::netns::live::{command, must};
 use colo_tests::netns::packet::Frame;
 use colo_tests::netns::program::Program;
@@ -25,28 +26,11 @@ fn of_guest(frame: &Frame) -> bool {
     frame.source() == Some(mac(0, 0))
 }
 
-/// A guest as the library takes it.
+/// A guest as the library takes it, whose vif is to join a bridge.
 fn guest(mode: Mode, on_crash: OnCrash) -> (Guest, Nic) {
-    let nic = Nic {
-        vif: "vif00".parse().unwrap(),
-        forward: "fwd".parse().unwrap(),
-        index: "0".parse().unwrap(),
-        bridge: Some("br0".parse().unwrap()),
-    };
-    let guest = Guest {
-        name: "vm0".into(),
-        mode,
-        nics: vec![nic.clone()],
-        checkpoints: Checkpoints::default(),
-        start: colo_proxy::live::spec::Start::Protected,
-        on_crash,
-        attach: Attach::Auto,
-        queue_frames: 1024,
-        flows: 1024,
-        busy_poll: Duration::ZERO,
-        engine: colo_proxy::engine::Config::default(),
-    };
-    (guest, nic)
+    let guest = embedded(mode, "0").unwrap();
+    let nic = Nic { bridge: Some("br0".parse().unwrap()), ..guest.nics[0].clone() };
+    (Guest { on_crash, nics: vec![nic.clone()], ..guest }, nic)
 }
 
 #[test]

@@ -104,7 +104,14 @@ fn setup_and_teardown_leave_no_file_whether_they_come_to_something_or_not() {
     assert_eq!(left(&lab, &before), [""; 0]);
     let done = setup(&[]);
     assert!(done.status.success(), "{}", text(&done));
-    assert!(folder(&lab, &lab.p).join("vm0.log").exists());
+    let log = folder(&lab, &lab.p).join("vm0.log");
+    assert!(log.exists());
+    let again = setup(&[]);
+    assert!(
+        !again.status.success() && log.exists(),
+        "what is refused leaves the other's log: {}",
+        text(&again)
+    );
     must(&lab, &lab.p, &["teardown", "--vif", "vif00"]).unwrap();
     assert_eq!(left(&lab, &before), [""; 0]);
 }

@@ -6,21 +6,18 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use colo_proxy::control::status::GuestStatus;
-use colo_proxy::engine::{Cause, Nanos};
-use colo_proxy::live::spec::{Attach, Checkpoints, Guest, Mode, Nic, OnCrash, Places, Spec, Start};
+use colo_proxy::engine::Cause;
+use colo_proxy::live::spec::{Mode, Spec};
 use colo_proxy::live::{AskError, Handle, Node, Request};
 use colo_tests::netns::desk::Visit;
 use colo_tests::netns::lab::addresses;
+use colo_tests::netns::live::{embedded, node_of};
 use colo_tests::netns::wait::PATIENCE;
 use colo_tests::netns::{Desk, Flaw, Lab, Options, Snapshot, Space, until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
-
-/// Long enough that only a difference asks for a checkpoint.
-const PATIENT: Nanos = Nanos::from_millis(60_000);
 
 /// The size of an answer that leaves a guest at once: no acknowledgement has to come back for it, which
 /// an empty checkpoint would spoil.
@@ -30,31 +27,7 @@ const SIZE: u64 = 10_000;
 const WRONG: u64 = 5000;
 
 fn spec(lab: &Lab, mode: Mode) -> Spec {
-    let nic = Nic {
-        vif: "vif00".parse().unwrap(),
-        forward: "fwd".parse().unwrap(),
-        index: "7".parse().unwrap(),
-        bridge: None,
-    };
-    let guest = Guest {
-        name: "vm0".into(),
-        mode,
-        nics: vec![nic],
-        checkpoints: Checkpoints::default(),
-        start: Start::Protected,
-        on_crash: OnCrash::Closed,
-        attach: Attach::Auto,
-        queue_frames: 1024,
-        flows: 1024,
-        busy_poll: Duration::ZERO,
-        engine: colo_proxy::engine::Config {
-            age_ceiling: PATIENT,
-            age_floor: PATIENT,
-            ..colo_proxy::engine::Config::default()
-        },
-    };
-    let places = Places { run: lab.dir().join("run"), bpffs: lab.bpffs() };
-    Spec { guests: vec![guest], places, metrics: None }
+    node_of(lab, embedded(mode, "7").unwrap())
 }
 
 fn embed(lab: &Lab, host: &Space, mode: Mode, listener: Option<&SyncSender<Request>>) -> (Node, Handle) {

@@ -74,8 +74,9 @@ pub struct Nic {
     pub forward_frame: u32,
     /// Bits of [`nic_flags`]; a secondary's.
     pub flags: u32,
-    /// Stale frames since the last one that was not; a secondary's.
-    pub stale_run: u32,
+    /// Since when all frames are stale, on a clock of milliseconds that goes round; 0 while they are
+    /// not. A secondary's.
+    pub stale_since: u32,
     /// Always zero.
     pub reserved: u32,
 }
@@ -88,8 +89,10 @@ pub mod nic_flags {
     pub const FOLLOWS: u32 = 2;
 }
 
-/// So many stale frames, and none of the epoch between them: the other node has begun anew.
-pub const STALE_RUN: u32 = 64;
+/// For so many milliseconds stale frames, and none of the epoch between them: the other node has begun
+/// anew. Not a number of frames: who is told of a checkpoint before the other node goes on gets as many
+/// stale ones as fit into the time between.
+pub const STALE_MS: u32 = 2000;
 
 /// What is counted of one NIC, on each CPU: the value of the map `COUNTERS`, in the order of
 /// [`Counter`].

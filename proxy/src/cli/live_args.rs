@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 /// Every option that the file has a key for; a test holds this list and the options together.
-const NOT_BESIDES_CONFIG: [&str; 33] = [
+const NOT_BESIDES_CONFIG: [&str; 34] = [
     "vif",
     "forward",
     "index",
@@ -26,6 +26,7 @@ const NOT_BESIDES_CONFIG: [&str; 33] = [
     "start",
     "on_crash",
     "attach",
+    "queues",
     "queue_frames",
     "flows",
     "busy_poll",
@@ -315,11 +316,11 @@ mod tests {
     fn options_and_a_file_that_say_the_same_are_the_same() {
         let line = "--vif a --vif 2.1 --forward f --bridge br0 --name web --mode secondary \
             --notify tcp:[::1]:9,server=off --checkpoint-command sync --command-timeout 5 --start unprotected \
-            --on-crash open --attach tcx --queue-frames 11 --flows 12 --busy-poll 13 --metrics 127.0.0.1:9 --run-dir /r \
+            --on-crash open --attach tcx --queues 3 --queue-frames 11 --flows 12 --busy-poll 13 --metrics 127.0.0.1:9 --run-dir /r \
             --bpffs /b --compare-timeout 14 --arp ignore --max-queue-size 15";
         let file = "metrics = '127.0.0.1:9'\nrun-dir = '/r'\nbpffs = '/b'\n[[guest]]\nname = 'web'\n\
             mode = 'secondary'\nnotify = 'tcp:[::1]:9,server=off'\ncheckpoint-command = 'sync'\n\
-            command-timeout = 5\nstart = 'unprotected'\non-crash = 'open'\nattach = 'tcx'\nqueue-frames = 11\nflows = 12\n\
+            command-timeout = 5\nstart = 'unprotected'\non-crash = 'open'\nattach = 'tcx'\nqueues = 3\nqueue-frames = 11\nflows = 12\n\
             busy-poll = 13\n[guest.engine]\ncompare-timeout = 14\narp = 'ignore'\nmax-queue-size = 15\n\
             [[guest.nic]]\nvif = 'a'\nforward = 'f'\nbridge = 'br0'\n\
             [[guest.nic]]\nvif = 'vif2.1'\nforward = 'f'\nindex = 1\nbridge = 'br0'\n";

@@ -85,8 +85,26 @@ pub struct NicStatus {
     pub match_delay: Option<DelayStatus>,
     /// Primary only: flows that hold something, those that have waited longest first; at most 1000.
     pub held_flows: Vec<FlowStatus>,
+    /// Primary only: each queue by itself, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queues: Vec<QueueStatus>,
     /// Announced addresses on a promoted node; known ones on a secondary.
     pub addresses: Vec<String>,
+}
+
+/// One queue of a NIC's capture tap, and the thread that compares what is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Frames that came in, of the primary and of the secondary.
+    pub frames: [u64; 2],
+    /// Primary frames that were released.
+    pub released: u64,
+    /// What is held of the primary's and of the secondary's output.
+    pub held: [HeldStatus; 2],
+    /// Connections known.
+    pub flows: u64,
+    /// Checkpoints asked for; those of several queues may have become one.
+    pub triggers: u64,
 }
 
 /// What is held of one side.

@@ -12,12 +12,14 @@
 //! version, because maps of another one must not be taken for ours.
 
 mod attach;
+mod load;
 mod maps;
 mod pins;
 mod programs;
 mod sys;
 
 pub use attach::{Attached, Hook, Hooks, Place};
+pub use load::load;
 pub use maps::{Known, NicMaps, Slots};
 pub(crate) use pins::remove;
 pub use pins::{Pins, netns};

@@ -2,10 +2,11 @@
 
 use super::attach::{Attached, Hook, Place};
 use super::maps::NicMaps;
-use super::{DatapathError, Hooks, chain, sys};
-use aya::programs::SchedClassifier;
+use super::{DatapathError, Hooks, chain, load, sys};
+use aya::programs::{ProgramError, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 /// The programs, ready to be attached.
@@ -29,7 +30,8 @@ impl Programs {
             .map_pin_path("ADDRESSES", nic.join("addresses"));
         let mut ebpf = loader.load(sys::OBJECT).map_err(|error| DatapathError::Load(chain(&error)))?;
         for place in Place::ALL {
-            program(&mut ebpf, place)?.load().map_err(|error| {
+            let program = program(&mut ebpf, place)?;
+            load(|| program.load()).map_err(|error| {
                 tracing::debug!("{error:?}");
                 DatapathError::Load(chain(&error))
             })?;
@@ -58,6 +60,18 @@ impl Programs {
             path,
             error: io::Error::other(chain(&error)),
         })
+    }
+
+    /// Loads the program that chooses between the queues of a capture tap, and gives it. The tap
+    /// keeps it.
+    pub fn steering(&mut self) -> Result<BorrowedFd<'_>, DatapathError> {
+        const NAME: &str = "capture_queue";
+        let missing = || DatapathError::Load(format!("there is no program {NAME}"));
+        let failed = |error: ProgramError| DatapathError::Load(chain(&error));
+        let program = self.ebpf.program_mut(NAME).ok_or_else(missing)?;
+        let program: &mut SocketFilter = program.try_into().map_err(failed)?;
+        load(|| program.load()).map_err(failed)?;
+        Ok(program.fd().map_err(failed)?.as_fd())
     }
 
     /// Attaches one of them to a device. With a `pin` it stays when this process ends.

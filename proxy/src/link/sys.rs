@@ -3,13 +3,15 @@
 
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
 const TUNSETOFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
 const TUNSETVNETHDRSZ: Opcode = opcode::write::<i32>(b'T', 216);
+const TUNSETSTEERINGEBPF: Opcode = opcode::read::<i32>(b'T', 224);
 
 const IFF_TAP: u16 = 2;
+const IFF_MULTI_QUEUE: u16 = 0x0100;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 
@@ -26,9 +28,12 @@ struct Request {
 }
 
 /// Makes an open `/dev/net/tun` a tap called `name` (`%d` in it is replaced by a number), with
-/// vnet headers. Gives the name that it got.
-pub(super) fn make_tap(fd: BorrowedFd<'_>, name: &str) -> Result<String, Errno> {
-    let mut request = Request { name: [0; 16], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
+/// vnet headers. Gives the name that it got. One with `several` queues that is there already gets
+/// another one.
+pub(super) fn make_tap(fd: BorrowedFd<'_>, name: &str, several: bool) -> Result<String, Errno> {
+    let queues = if several { IFF_MULTI_QUEUE } else { 0 };
+    let flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | queues;
+    let mut request = Request { name: [0; 16], flags, rest: [0; 22] };
     if name.len() >= request.name.len() {
         return Err(Errno::NAMETOOLONG);
     }
@@ -43,6 +48,12 @@ pub(super) fn make_tap(fd: BorrowedFd<'_>, name: &str) -> Result<String, Errno> 
 pub(super) fn set_vnet_header(fd: BorrowedFd<'_>, len: i32) -> Result<(), Errno> {
     // SAFETY: TUNSETVNETHDRSZ reads one int.
     unsafe { ioctl(fd, Setter::<TUNSETVNETHDRSZ, i32>::new(len)) }
+}
+
+/// Lets a program of the kind `BPF_PROG_TYPE_SOCKET_FILTER` choose the queue of each frame.
+pub(super) fn set_steering(fd: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: TUNSETSTEERINGEBPF reads one int, whatever its direction bits say.
+    unsafe { ioctl(fd, Setter::<TUNSETSTEERINGEBPF, i32>::new(program.as_raw_fd())) }
 }
 
 /// An ioctl whose argument is a number and not a pointer.

@@ -6,7 +6,9 @@
 //!   tap's ingress     ◄────────────── write  vnet header │ MACs │ rest
 //! ```
 //!
-//! It goes away with its descriptor, and with it everything that is attached to it.
+//! It goes away with its descriptor, and with it everything that is attached to it. One with several
+//! queues has a descriptor for each, and a program that says which queue a frame goes to: the kernel's
+//! own choice follows who wrote last, and hashes VLAN tags along.
 
 use super::sys;
 use colo_ebpf_shared::tag;
@@ -36,9 +38,19 @@ pub enum TapError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// Its queues are of no use.
+    #[error(
+        "cannot choose between the queues of the tap {name}: {error}; Linux 4.16 can, and '--queues 1' has no need to"
+    )]
+    Steer {
+        /// The tap.
+        name: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
 }
 
-/// A tap.
+/// A tap, or one queue of it.
 #[derive(Debug)]
 pub struct Tap {
     fd: OwnedFd,
@@ -48,11 +60,30 @@ pub struct Tap {
 impl Tap {
     /// Makes one; `%d` in the name is replaced by a number.
     pub fn make(name: &str) -> Result<Self, TapError> {
+        Self::open(name, false)
+    }
+
+    /// Makes one with several queues, and gives them in the order of their numbers.
+    pub fn with_queues(name: &str, queues: u8) -> Result<Vec<Self>, TapError> {
+        let mut all = vec![Self::open(name, queues > 1)?];
+        for _ in 1..queues {
+            all.push(Self::open(&all[0].name, true)?);
+        }
+        Ok(all)
+    }
+
+    /// Lets a socket filter choose the queue of each frame: what it returns, modulo their number.
+    pub fn steer(&self, program: BorrowedFd<'_>) -> Result<(), TapError> {
+        sys::set_steering(self.fd.as_fd(), program)
+            .map_err(|error| TapError::Steer { name: self.name.clone(), error: error.into() })
+    }
+
+    fn open(name: &str, several: bool) -> Result<Self, TapError> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::open("/dev/net/tun", flags, Mode::empty())
             .map_err(|error| TapError::Open(error.into()))?;
         let failed = |error: Errno| TapError::Make { name: name.into(), error: error.into() };
-        let name = sys::make_tap(fd.as_fd(), name).map_err(failed)?;
+        let name = sys::make_tap(fd.as_fd(), name, several).map_err(failed)?;
         sys::set_vnet_header(fd.as_fd(), VNET_HDR as i32).map_err(failed)?;
         sys::accept_offloads(fd.as_fd()).map_err(failed)?;
         Ok(Self { fd, name })

@@ -174,7 +174,7 @@ mod tests {
         let spec = spec(
             "metrics = 'localhost:9'\nrun-dir = '/r'\nbpffs = '/b'\n[[guest]]\nname = 'web'\nmode = 'secondary'\n\
              notify = 'tcp:10.0.0.1:9,server=off'\ncheckpoint-command = 'true'\ncommand-timeout = 3\n\
-             start = 'unprotected'\non-crash = 'open'\nattach = 'clsact'\nqueue-frames = 5\nflows = 6\nbusy-poll = 7\n\
+             start = 'unprotected'\non-crash = 'open'\nattach = 'clsact'\nqueues = 3\nqueue-frames = 5\nflows = 6\nbusy-poll = 7\n\
              [guest.engine]\nmax-flows = 8\n[[guest.nic]]\nvif = '1.0'\nforward = 'eth1'\nindex = 9\nbridge = 'br0'\n",
         )
         .unwrap();
@@ -187,6 +187,7 @@ mod tests {
         );
         assert_eq!((guest.on_crash, guest.attach), (OnCrash::Open, Attach::Clsact));
         assert_eq!((guest.queue_frames, guest.flows), (5, 6));
+        assert_eq!(guest.queues.get(), 3);
         assert_eq!((guest.busy_poll, guest.engine.max_flows), (Duration::from_micros(7), 8));
         assert!(!guest.checkpoints.notify.as_ref().unwrap().server);
         assert_eq!(guest.checkpoints.command.as_deref(), Some("true"));

@@ -55,8 +55,10 @@ const OLD_LOG: u64 = 1 << 20;
 pub fn spawn(program: &Path, args: &[OsString], spec: &Spec) -> Result<Vec<String>, DetachError> {
     let store = Store::open(&spec.places)?;
     let log = store.folder().join(spec.file("log"));
+    // It may be that of a process that runs, and that this one is refused because of.
+    let is_ours = !log.exists();
     let outcome = spawn_with(program, args, &log);
-    if matches!(outcome, Err(DetachError::Ended(_))) {
+    if is_ours && matches!(outcome, Err(DetachError::Ended(_))) {
         // What it said is said again by who asked for it.
         let _ = fs::remove_file(&log);
     }

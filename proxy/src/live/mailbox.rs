@@ -33,8 +33,9 @@ pub(super) enum Want {
     Status(SyncSender<GuestStatus>),
     /// A checkpoint.
     Checkpoint(Cause),
-    /// A checkpoint begins: the primary's state is captured.
-    Begin,
+    /// A checkpoint begins: the primary's state is captured; answered when what is captured of the
+    /// guest's output from then on is of the next epoch.
+    Begin(SyncSender<()>),
     /// It is complete.
     Done,
     /// It came to nothing.
@@ -164,10 +165,10 @@ impl Handle {
     }
 
     /// The primary's state is captured: what it sends from here on is of the next epoch. To be said
-    /// while the primary's guest stands still, before it goes on. Nothing is to be said to the
-    /// secondary's handle.
+    /// while the primary's guest stands still, before it goes on: it may once this has returned. Nothing
+    /// is to be said to the secondary's handle.
     pub fn checkpoint_begin(&self) -> Result<(), AskError> {
-        self.tell(Want::Begin)
+        self.ask(Want::Begin)
     }
 
     /// On the secondary's handle: the guest was made equal to the primary, and has not gone on yet. On

@@ -4,7 +4,7 @@
 //!   main thread: set up ─► print ─► wait for a signal ─► stop ─► tear down
 //!                  │                                       │
 //!                  └─► a thread for each guest ◄── Handle ─┘◄── control socket, VMM
-//!                        primary:   taps ─► engines ─► taps; checkpoints
+//!                        primary:   taps ─► engines ─► taps; checkpoints ─► a thread for each more queue
 //!                        secondary: checkpoints, promotion (frames stay in the kernel)
 //! ```
 //!
@@ -40,7 +40,7 @@
 //! # Example
 //!
 //! ```no_run
-//! use colo_proxy::live::spec::{Attach, Checkpoints, Guest, Mode, Nic, OnCrash, Places, Spec, Start};
+//! use colo_proxy::live::spec::{Attach, Checkpoints, Guest, Mode, Nic, OnCrash, Places, Queues, Spec, Start};
 //! use colo_proxy::live::{AskError, Handle, LiveError, Node, Request};
 //! use std::sync::mpsc::{Receiver, sync_channel};
 //! use std::time::Duration;
@@ -59,6 +59,7 @@
 //!         start: Start::Protected,
 //!         on_crash: OnCrash::Closed,
 //!         attach: Attach::Auto,
+//!         queues: Queues::ONE,
 //!         queue_frames: 16_384,
 //!         flows: 65_536,
 //!         busy_poll: Duration::ZERO,
@@ -107,9 +108,11 @@
 //! }
 //! ```
 
+mod bell;
 mod clock;
 pub mod config;
 mod conversation;
+mod crew;
 mod descent;
 mod desk;
 pub mod detach;
@@ -118,6 +121,7 @@ mod frame;
 pub mod group;
 pub mod hook;
 mod intake;
+mod lane;
 mod mailbox;
 pub mod node;
 pub mod options;
@@ -126,6 +130,7 @@ mod presence;
 mod primary;
 pub(crate) mod report;
 mod secondary;
+mod shard;
 pub mod spec;
 
 pub use exit::ExitStats;

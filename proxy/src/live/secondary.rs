@@ -82,7 +82,10 @@ impl Secondary {
                     let _ = answer.try_send(self.promote());
                 }
                 // The primary asks, begins and gives up; nothing of that is to be seen here.
-                Want::Checkpoint(_) | Want::Begin | Want::Failed | Want::Mode(_) => {}
+                Want::Checkpoint(_) | Want::Failed | Want::Mode(_) => {}
+                Want::Begin(answer) => {
+                    let _ = answer.try_send(());
+                }
                 Want::Stop => return Ok(false),
             }
         }

@@ -181,6 +181,38 @@ pub enum Start {
     Unprotected,
 }
 
+/// Queues of a capture tap, and threads that compare what is in them: 1 to 16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queues(u8);
+
+impl Queues {
+    /// One: a thread for all of a guest's frames.
+    pub const ONE: Self = Self(1);
+
+    /// The most that there can be.
+    pub const MOST: u8 = 16;
+
+    /// So many; none if it is not 1 to 16.
+    pub const fn new(number: u8) -> Option<Self> {
+        if number >= 1 && number <= Self::MOST { Some(Self(number)) } else { None }
+    }
+
+    /// What suits this machine: one where there are few CPUs, else half of them, but not more than four.
+    pub fn of_this_machine() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::for_cpus(cpus)
+    }
+
+    fn for_cpus(cpus: usize) -> Self {
+        if cpus < 4 { Self::ONE } else { Self((cpus / 2).min(4) as u8) }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
 /// Who is asked for checkpoints. Without either, what differs stays held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoints {
@@ -209,6 +241,8 @@ pub struct Guest {
     pub on_crash: OnCrash,
     /// How programs are attached.
     pub attach: Attach,
+    /// Queues of each capture tap. What the kernel and the comparator hold in all is divided among them.
+    pub queues: Queues,
     /// Frames that may wait for the comparator before the kernel drops them.
     pub queue_frames: u32,
     /// Connections that a secondary remembers.
@@ -254,5 +288,17 @@ impl Spec {
     /// The name of a file of the process that protects all this: it is called after its first guest.
     pub fn file(&self, extension: &str) -> String {
         file_of(self.guests.first().map_or("colo-proxy", |guest| guest.name.as_str()), extension)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_as_many_queues_as_a_machine_has_cpus_for() {
+        let of = |cpus| Queues::for_cpus(cpus).get();
+        assert_eq!([1, 2, 3, 4, 5, 6, 8, 64].map(of), [1, 1, 1, 2, 2, 3, 4, 4]);
+        assert_eq!([0, 1, 16, 17].map(|number| Queues::new(number).is_some()), [false, true, true, false]);
     }
 }

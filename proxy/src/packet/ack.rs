@@ -7,7 +7,7 @@
 //! ```
 
 use super::checksum::update;
-use super::length::fit_ip;
+use super::length::fit;
 use super::tcp::{NOP, OPTION_SACK, OPTION_TIMESTAMPS, for_each_option};
 use super::{Segment, TcpFlags, be16, be32};
 
@@ -176,16 +176,15 @@ pub fn pure_ack(frame: &[u8], segment: &Segment, says: &PureAck) -> Option<Box<[
         }
     }
     let tcp = &mut out[at..];
-    let tcp_len = tcp.len() as u16;
+    let words = tcp.len() as u8 / 4;
     tcp[4..8].copy_from_slice(&says.seq.to_be_bytes());
     tcp[8..12].copy_from_slice(&says.ack.to_be_bytes());
-    tcp[12] = (tcp_len as u8 / 4) << 4;
+    tcp[12] = words << 4;
     tcp[13] = TcpFlags::ACK;
     tcp[14..16].copy_from_slice(&says.window.to_be_bytes());
-    tcp[16..20].fill(0);
-    let pseudo = fit_ip(&mut out, at)?;
-    let sum = pseudo.sum(&[0, 6]).sum(&tcp_len.to_be_bytes()).sum(&out[at..]).finish();
-    out[at + 16..at + 18].copy_from_slice(&sum.to_be_bytes());
+    // No urgent pointer.
+    tcp[18..20].fill(0);
+    fit(&mut out, at, false)?;
     Some(out.into())
 }
 

@@ -2,9 +2,25 @@
 
 use super::{Checksum, Segment, TcpFlags, be16};
 
+/// Sets the lengths and checksums of a TCP frame that now ends where `out` ends. None, and nothing is
+/// changed, if this is no TCP frame whose length can be set.
+pub(super) fn fit(out: &mut [u8], tcp: usize, partial_checksum: bool) -> Option<()> {
+    let len = out.get(tcp..).filter(|segment| segment.len() >= 20)?.len() as u16;
+    let pseudo = fit_ip(out, tcp)?.sum(&[0, 6]).sum(&len.to_be_bytes());
+    let sum = if partial_checksum {
+        // What is not summed up yet is left to the device; the field has the pseudo-header.
+        !pseudo.finish()
+    } else {
+        out[tcp + 16..tcp + 18].fill(0);
+        pseudo.sum(&out[tcp..]).finish()
+    };
+    out[tcp + 16..tcp + 18].copy_from_slice(&sum.to_be_bytes());
+    Some(())
+}
+
 /// Sets the IP lengths for a frame that now ends where `out` ends, and returns the pseudo-header's
 /// sum of addresses. None, and nothing is changed, if this is no TCP frame whose length can be set.
-pub(super) fn fit_ip(out: &mut [u8], tcp: usize) -> Option<Checksum> {
+fn fit_ip(out: &mut [u8], tcp: usize) -> Option<Checksum> {
     let mut at = 14;
     while matches!(be16(out.get(at - 2..at)?, 0), 0x8100 | 0x88a8 | 0x9100) {
         at += 4;
@@ -58,22 +74,13 @@ pub fn mend_cut(first: &mut [u8], rest: &mut [u8], segment: &Segment, kept: u32,
     let at = segment.header as usize;
     let seq = segment.seq.wrapping_add(kept);
     if let (Some(a), Some(b)) = (first.get_mut(at..at + 20), rest.get_mut(at..at + 20)) {
-        a[13] &= !(FIN | PSH);
-        b[13] &= !CWR;
+        let (first, rest) = cut_flags(TcpFlags(a[13]));
+        (a[13], b[13]) = (first.0, rest.0);
         b[4..8].copy_from_slice(&seq.to_be_bytes());
     }
     for part in [first, rest] {
-        let len = part.len().saturating_sub(at) as u16;
-        let Some(addresses) = fit_ip(part, at) else { continue };
-        let pseudo = addresses.sum(&[0, 6]).sum(&len.to_be_bytes());
-        let sum = if partial_checksum {
-            // What is not summed up yet is left to the device; the field has the pseudo-header.
-            !pseudo.finish()
-        } else {
-            part[at + 16..at + 18].fill(0);
-            pseudo.sum(&part[at..]).finish()
-        };
-        part[at + 16..at + 18].copy_from_slice(&sum.to_be_bytes());
+        // Whether it can be done was seen before the cut.
+        let _ = fit(part, at, partial_checksum);
     }
 }
 

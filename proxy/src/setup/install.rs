@@ -26,8 +26,8 @@ pub struct Installed {
     /// Links that end with this process. They go before the tap that they send to: in between,
     /// frames would be lost.
     held: Vec<FdLink>,
-    /// Where the comparator reads and writes; a secondary has none.
-    pub capture: Option<Tap>,
+    /// Where the comparator reads and writes, queue by queue; a secondary has none.
+    pub capture: Vec<Tap>,
 }
 
 /// Who is in charge of a NIC that is being set up.
@@ -212,7 +212,7 @@ impl Work<'_> {
         self.prepare_forward(&mut programs)?;
 
         before("make the capture tap")?;
-        let capture = self.make_capture()?;
+        let capture = self.make_capture(&mut programs)?;
 
         before("take a slot of the forward device")?;
         self.take_slot(&mut slots, capture.as_ref().map(|(_, link)| link), left)?;
@@ -220,7 +220,7 @@ impl Work<'_> {
         before("attach the program to the capture tap")?;
         let mut held = Vec::new();
         match &capture {
-            Some((tap, _)) => self.attach(&mut programs, Place::CaptureIngress, tap.name(), &mut held)?,
+            Some((_, link)) => self.attach(&mut programs, Place::CaptureIngress, &link.name, &mut held)?,
             // A secondary speaks through one when it is promoted.
             None => programs.pin(Place::CaptureIngress, &nic_folder)?,
         }
@@ -242,7 +242,7 @@ impl Work<'_> {
             journal: self.journal.clone(),
             slots,
             maps: programs.maps()?,
-            capture: capture.map(|(tap, _)| tap),
+            capture: capture.map(|(queues, _)| queues).unwrap_or_default(),
             held,
         })
     }
@@ -302,16 +302,21 @@ impl Work<'_> {
     }
 
     /// The tap that the primary's and the secondary's output goes to.
-    fn make_capture(&mut self) -> Result<Option<(Tap, Link)>, SetupError> {
+    fn make_capture(&mut self, programs: &mut Programs) -> Result<Option<(Vec<Tap>, Link)>, SetupError> {
         if self.guest.mode == Mode::Secondary {
             return Ok(None);
         }
-        let tap = Tap::make("colo%d")?;
-        let link = self.netlink.get(tap.name())?;
-        // The tag comes on top of the longest frame.
-        self.netlink.set_carrier_only(&link, self.devices.vif.mtu.max(1280) + 64, self.guest.queue_frames)?;
+        let queues = Tap::with_queues("colo%d", self.guest.queues.get())?;
+        let Some(first) = queues.first() else { return Ok(None) };
+        if queues.len() > 1 {
+            first.steer(programs.steering()?)?;
+        }
+        let link = self.netlink.get(first.name())?;
+        // The tag comes on top of the longest frame; each queue takes so many.
+        let length = self.guest.queue_frames.div_ceil(u32::from(self.guest.queues.get()));
+        self.netlink.set_carrier_only(&link, self.devices.vif.mtu.max(1280) + 64, length)?;
         self.netlink.set_up(&link, true)?;
-        Ok(Some((tap, link)))
+        Ok(Some((queues, link)))
     }
 
     fn take_slot(
@@ -355,7 +360,7 @@ impl Work<'_> {
                 capture: capture.map_or(0, |link| link.index),
                 forward_frame: self.devices.forward.mtu + ETHERNET,
                 flags: self.flags(),
-                stale_run: 0,
+                stale_since: 0,
                 reserved: 0,
             },
         )?;

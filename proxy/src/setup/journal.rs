@@ -4,6 +4,7 @@ use super::{Owner, SetupError};
 use crate::datapath::Place;
 use crate::live::spec::{IfName, Index, Mode, Places};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fs::{self, File};
 use std::io;
@@ -174,13 +175,26 @@ impl Store {
         &self.folder
     }
 
-    /// Removes the folder if nothing is in it.
+    /// Removes the folder if nothing is in it. Who has the lock at the moment does so in the end.
     pub(crate) fn tidy(&self) -> Result<(), SetupError> {
-        self.lock().map(drop)
+        self.try_lock().map(drop)
     }
 
     /// Waits until no other command changes anything.
     pub(super) fn lock(&self) -> Result<Lock, SetupError> {
+        loop {
+            if let Some(lock) = self.lock_as(FlockOperation::LockExclusive)? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// The lock, if no other command has it.
+    pub(super) fn try_lock(&self) -> Result<Option<Lock>, SetupError> {
+        self.lock_as(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn lock_as(&self, operation: FlockOperation) -> Result<Option<Lock>, SetupError> {
         let path = self.folder.join("lock");
         loop {
             fs::create_dir_all(&self.folder).map_err(file("make the folder", &self.folder))?;
@@ -189,12 +203,15 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(file("open", &path))?,
             };
-            flock(&file_of_lock, FlockOperation::LockExclusive)
-                .map_err(|error| file("lock", &path)(error.into()))?;
+            match flock(&file_of_lock, operation) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(file("lock", &path)(error.into())),
+            }
             // A lock that was taken along while we waited for it locks nothing.
             let ours = file_of_lock.metadata().map_err(file("look at", &path))?;
             if fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
-                return Ok(Lock { _file: file_of_lock, path });
+                return Ok(Some(Lock { _file: file_of_lock, path }));
             }
         }
     }

@@ -49,12 +49,13 @@ pub fn teardown(places: &Places, which: &Which) -> Result<Vec<String>, SetupErro
     if *which == Which::All && !all.unreadable.is_empty() {
         lines.extend(clear(&store, places)?);
     }
-    let lock = store.lock()?;
     if *which == Which::All {
+        let _lock = store.lock()?;
         forget_dead(store.folder());
+    } else {
+        // With the last file the folder goes.
+        store.tidy()?;
     }
-    // With the last file the folder goes.
-    drop(lock);
     Ok(lines)
 }
 

@@ -4,8 +4,8 @@
 
 use arbitrary::Arbitrary;
 use colo_proxy::packet::{
-    self, Body, Checksum, Gso, Malformed, Offload, Packet, Parsed, Segment, SynOptions, internet_checksum,
-    PureAck, SackBlocks, Stamps, lower_ack, pure_ack,
+    self, Body, Checksum, Gso, Malformed, Offload, Packet, Parsed, PureAck, SackBlocks, Segment, Stamps,
+    SynOptions, internet_checksum, lower_ack, pure_ack,
 };
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use libfuzzer_sys::fuzz_target;

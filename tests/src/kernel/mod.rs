@@ -6,17 +6,20 @@
 //! ```
 //!
 //! * [`segment`]: frames with any stack of headers.
+//! * [`signals`]: what interrupts a thread.
 //! * [`Programs`]: the object, loaded; its maps; one run.
 
 pub mod segment;
+pub mod signals;
 mod sys;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, Map, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use colo_ebpf_shared::layout::{Address, AddressKey, Counter, FlowKey, Nic};
 use colo_ebpf_shared::translate::Flow;
+use colo_proxy::datapath::load;
 use std::time::Duration;
 
 /// The verdict "goes its way" (`TC_ACT_UNSPEC`).
@@ -54,9 +57,11 @@ impl Programs {
         let mut loader = EbpfLoader::new();
         loader.override_global("INDEX", &index, true).map_max_entries("FLOWS", flows);
         let mut ebpf = loader.load(sys::OBJECT).context("cannot load the object; this needs root")?;
-        for (name, program) in ebpf.programs_mut() {
+        // What chooses a queue needs a tap that has several.
+        let classifiers = ebpf.programs_mut().filter(|(_, one)| !matches!(one, Program::SocketFilter(_)));
+        for (name, program) in classifiers {
             let program: &mut SchedClassifier = program.try_into().with_context(|| name.to_owned())?;
-            program.load().with_context(|| format!("this kernel does not take {name}"))?;
+            load(|| program.load()).with_context(|| format!("this kernel does not take {name}"))?;
         }
         Ok(Self { ebpf, index })
     }

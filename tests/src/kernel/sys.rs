@@ -29,3 +29,28 @@ pod! {
 /// The object, aligned as its reader needs it.
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/object/colo.bpf.o"));
+
+/// A thread, as something to send signals to.
+pub(super) struct ThisThread(libc::pthread_t);
+
+impl ThisThread {
+    /// Runs `work` on this thread, with a handle of it that can be given to others for so long.
+    pub(super) fn lend<T>(work: impl for<'a> FnOnce(&'a Self) -> T) -> T {
+        // SAFETY: takes nothing and cannot fail.
+        work(&Self(unsafe { libc::pthread_self() }))
+    }
+
+    /// Sends SIGUSR1.
+    pub(super) fn poke(&self) {
+        // SAFETY: it was made by that thread, and [`ThisThread::lend`] does not outlive its caller.
+        unsafe { libc::pthread_kill(self.0, libc::SIGUSR1) };
+    }
+}
+
+/// From now on SIGUSR1 interrupts, and that is all it does.
+pub(super) fn interrupt_only() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler = nothing as *const () as libc::sighandler_t;
+    // SAFETY: the handler touches nothing, and nobody else here uses this signal.
+    unsafe { libc::signal(libc::SIGUSR1, handler) };
+}

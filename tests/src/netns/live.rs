@@ -8,8 +8,11 @@ use super::wait::until;
 use crate::binary;
 use anyhow::{Context, Result, ensure};
 use colo_proxy::control::status::{GuestStatus, NodeStatus};
+use colo_proxy::engine::{Config, Nanos};
+use colo_proxy::live::spec::{Attach, Checkpoints, Guest, Mode, Nic, OnCrash, Places, Queues, Spec, Start};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 /// How one `colo-proxy` is started.
 #[derive(Clone, Debug)]
@@ -107,6 +110,33 @@ impl Proxy {
 pub fn places(lab: &Lab) -> [String; 4] {
     let run = lab.dir().join("run").display().to_string();
     ["--run-dir".into(), run, "--bpffs".into(), lab.bpffs().display().to_string()]
+}
+
+/// The first guest with its first NIC, as the library takes it; on the forward link it has this index.
+/// What waits for its twin is not late for a minute: a busy machine is slow.
+pub fn embedded(mode: Mode, index: &str) -> Result<Guest> {
+    let patient = Nanos::from_millis(60_000);
+    let nic = Nic { vif: vif(0, 0).parse()?, forward: "fwd".parse()?, index: index.parse()?, bridge: None };
+    Ok(Guest {
+        name: "vm0".into(),
+        mode,
+        nics: vec![nic],
+        checkpoints: Checkpoints::default(),
+        start: Start::Protected,
+        on_crash: OnCrash::Closed,
+        attach: Attach::Auto,
+        queues: Queues::ONE,
+        queue_frames: 1024,
+        flows: 1024,
+        busy_poll: Duration::ZERO,
+        engine: Config { age_ceiling: patient, age_floor: patient, ..Config::default() },
+    })
+}
+
+/// A node with this guest, whose files are the lab's.
+pub fn node_of(lab: &Lab, guest: Guest) -> Spec {
+    let places = Places { run: lab.dir().join("run"), bpffs: lab.bpffs() };
+    Spec { guests: vec![guest], places, metrics: None }
 }
 
 /// Runs one `colo-proxy` command on a host to its end.

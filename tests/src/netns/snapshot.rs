@@ -31,13 +31,14 @@ impl Snapshot {
             lines.insert(format!("link {}", without_timers(&link)));
             let name = link["ifname"].as_str().unwrap_or_default().to_owned();
             for (way, hook) in [("ingress", TcAttachType::Ingress), ("egress", TcAttachType::Egress)] {
-                let query = || SchedClassifier::query_tcx(&name, hook);
-                let (_, programs) = host.enter(query)?;
-                let names: Vec<String> = programs
-                    .iter()
-                    .map(|program| String::from_utf8_lossy(program.name()).into_owned())
-                    .collect();
-                lines.insert(format!("tcx {name} {way} {names:?}"));
+                // A kernel without TCX (before 6.6) does not know the question, and has none.
+                if let Ok((_, programs)) = host.enter(|| SchedClassifier::query_tcx(&name, hook)) {
+                    let names: Vec<String> = programs
+                        .iter()
+                        .map(|program| String::from_utf8_lossy(program.name()).into_owned())
+                        .collect();
+                    lines.insert(format!("tcx {name} {way} {names:?}"));
+                }
                 let filters = host.run(&format!("tc filter show dev {name} {way}")).unwrap_or_default();
                 lines.extend(filters.lines().map(|line| format!("filter {name} {way}: {line}")));
             }

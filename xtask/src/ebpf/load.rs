@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use aya::EbpfLoader;
-use aya::programs::SchedClassifier;
+use aya::programs::{Program, SchedClassifier, SocketFilter};
 
 /// Loads each program and prints what the verifier and the compiler in the kernel say of it.
 pub(super) fn show(object: &[u8]) -> Result<()> {
@@ -11,8 +11,11 @@ pub(super) fn show(object: &[u8]) -> Result<()> {
     println!("{:<18} {:>9} {:>12} {:>11}", "program", "verified", "translated", "compiled");
     println!("{:<18} {:>9} {:>12} {:>11}", "", "instr.", "bytes", "bytes");
     for (name, program) in ebpf.programs_mut() {
-        let program: &mut SchedClassifier = program.try_into().with_context(|| name.to_owned())?;
-        program.load().with_context(|| format!("this kernel does not take {name}"))?;
+        let loaded = match program {
+            Program::SocketFilter(_) => <&mut SocketFilter>::try_from(&mut *program)?.load(),
+            _ => <&mut SchedClassifier>::try_from(&mut *program)?.load(),
+        };
+        loaded.with_context(|| format!("this kernel does not take {name}"))?;
         let info = program.info().with_context(|| name.to_owned())?;
         println!(
             "{name:<18} {:>9} {:>12} {:>11}",

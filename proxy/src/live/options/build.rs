@@ -6,7 +6,7 @@
 
 use super::{COMMAND_TIMEOUT, GuestOptions, NicOptions, Whole};
 use crate::engine::RuleError;
-use crate::live::spec::{Checkpoints, Guest, IfName, Index, Nic, Places, Spec};
+use crate::live::spec::{Checkpoints, Guest, IfName, Index, Nic, Places, Queues, Spec};
 use crate::socket::endpoint::Address;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -190,6 +190,10 @@ fn guest(options: &GuestOptions, nics: Vec<Nic>) -> Result<Guest, Problem> {
         start: options.start.into(),
         on_crash: options.on_crash.into(),
         attach: options.attach.into(),
+        queues: options
+            .queues
+            .and_then(|number| Queues::new(number.get() as u8))
+            .unwrap_or_else(Queues::of_this_machine),
         queue_frames: options.queue_frames.get() as u32,
         flows: options.flows.get() as u32,
         busy_poll: Duration::from_micros(options.busy_poll.get()),

@@ -99,7 +99,11 @@ pub struct GuestOptions {
     #[arg(long, value_name = "HOW", default_value_t)]
     #[serde(default)]
     pub attach: AttachOption,
-    /// Frames that may wait for the comparator before the kernel drops them
+    /// Queues between the kernel and the comparator, and threads that compare; each connection is one
+    /// queue's [default: 1 with less than 4 CPUs, else half of them, at most 4]
+    #[arg(long, value_name = "N")]
+    pub queues: Option<Whole<1, 16>>,
+    /// Frames that may wait for the comparator before the kernel drops them, in all queues
     #[arg(long, value_name = "N", default_value_t = QUEUE_FRAMES)]
     #[serde(default = "queue_frames")]
     pub queue_frames: Whole<1, 1_000_000>,
@@ -142,6 +146,7 @@ impl Default for GuestOptions {
             start: StartOption::default(),
             on_crash: CrashOption::default(),
             attach: AttachOption::default(),
+            queues: None,
             queue_frames: QUEUE_FRAMES,
             flows: FLOWS,
             busy_poll: BUSY_POLL,

@@ -8,7 +8,7 @@
 //!                          tcpdump ──► tag off ──► NAME.primary.pcap, NAME.secondary.pcap
 //! ```
 //!
-//! The secondary is in a sequence space of its own, as any second kernel is ([`numbers`]); its frames are
+//! The secondary is in a sequence space of its own, as any second kernel is (`numbers`); its frames are
 //! in the primary's by the time they are recorded, except those that nobody could translate yet. Frames are
 //! the guests' alone, in the order and at the times in which the comparator got them. A super-frame is
 //! one frame, its checksum partial.

@@ -67,14 +67,15 @@ impl<F: Frame> Stream<F> {
         let Custody::One(frame) = &piece.held.custody else { return };
         let Some(own) = Stamps::read(frame.bytes(), piece.segment.header) else { return };
         let stamps = self.stamp(own, echo);
+        self.stamped = Some(stamps.value);
         if stamps != own {
             piece.held.restamp(piece.segment.header, stamps);
         }
     }
 
-    /// What leaves in the place of these timestamps.
+    /// What may leave in the place of these timestamps.
     #[inline]
-    fn stamp(&mut self, mut stamps: Stamps, echo: Option<u32>) -> Stamps {
+    fn stamp(&self, mut stamps: Stamps, echo: Option<u32>) -> Stamps {
         if let Some(last) = self.stamped
             && before(stamps.value, last)
             && last.wrapping_sub(stamps.value) < TICKS_BACK
@@ -82,7 +83,6 @@ impl<F: Frame> Stream<F> {
             stamps.value = last;
         }
         stamps.echo = echo.unwrap_or(stamps.echo);
-        self.stamped = Some(stamps.value);
         stamps
     }
 
@@ -221,13 +221,10 @@ impl<F: Frame> Stream<F> {
         desk: &mut Desk<'_, F, S>,
     ) {
         let (Some((frame, segment)), Some(position)) = (self.unsaid(), self.position) else { return };
-        let own = Stamps::read(frame, segment.header);
-        let mut says = PureAck { seq: position.verified, ack, window, stamps: own, sack };
-        if let Some(own) = own {
-            says.stamps = Some(self.stamp(own, echo));
-        }
-        let Some((frame, segment)) = self.unsaid() else { return };
+        let stamps = Stamps::read(frame, segment.header).map(|own| self.stamp(own, echo));
+        let says = PureAck { seq: position.verified, ack, window, stamps, sack };
         if let Some(made) = pure_ack(frame, &segment, &says) {
+            self.stamped = stamps.map(|stamps| stamps.value).or(self.stamped);
             self.told.observe(&Segment { ack, window, ..segment }, self.scale);
             desk.inject(made);
         }
