@@ -1,6 +1,7 @@
 //! The lab's machines by themselves: what later proofs with real guests stand on.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+use colo_tests::binary;
 use colo_tests::lab::{Job, Kernel, Lab, images, store};
 use rustix::process::Signal;
 use std::fs;
@@ -57,6 +58,19 @@ fn taps_bridges_namespaces_and_filters_are_there() {
              test \"$($in ip -o link show master br0 | wc -l)\" = 2",
         )
         .unwrap();
+}
+
+/// The eBPF of the live path where the kernel has no TCX (it came with Linux 6.6): a test of the lab of
+/// namespaces, run there as it was built here.
+#[test]
+fn the_live_path_works_on_clsact_where_there_is_no_tcx() {
+    let lab = Lab::shared().unwrap();
+    assert!(lab.a().shell("uname -r").unwrap().starts_with("6.1."), "a kernel without TCX");
+    let (proxy, test) = (binary::colo_proxy().unwrap(), binary::test("live_divergence").unwrap());
+    let argv = [&test.display().to_string(), "--exact", "in_a_short_answer"];
+    let job = Job::new(argv).env(binary::COLO_PROXY, &proxy.display().to_string());
+    let output = lab.a().run(job.timeout(Duration::from_mins(4))).unwrap();
+    assert!(output.status == 0 && output.stdout.contains("1 passed"), "{}{}", output.stdout, output.stderr);
 }
 
 #[test]
