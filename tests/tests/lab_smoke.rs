@@ -60,17 +60,23 @@ fn taps_bridges_namespaces_and_filters_are_there() {
         .unwrap();
 }
 
-/// The eBPF of the live path where the kernel has no TCX (it came with Linux 6.6): a test of the lab of
-/// namespaces, run there as it was built here.
+/// The eBPF of the live path where the kernel has no TCX (it came with Linux 6.6): tests of the lab of
+/// namespaces, run there as they were built here.
 #[test]
 fn the_live_path_works_on_clsact_where_there_is_no_tcx() {
     let lab = Lab::shared().unwrap();
     assert!(lab.a().shell("uname -r").unwrap().starts_with("6.1."), "a kernel without TCX");
-    let (proxy, test) = (binary::colo_proxy().unwrap(), binary::test("live_divergence").unwrap());
-    let argv = [&test.display().to_string(), "--exact", "in_a_short_answer"];
-    let job = Job::new(argv).env(binary::COLO_PROXY, &proxy.display().to_string());
-    let output = lab.a().run(job.timeout(Duration::from_mins(4))).unwrap();
-    assert!(output.status == 0 && output.stdout.contains("1 passed"), "{}{}", output.stdout, output.stderr);
+    let proxy = binary::colo_proxy().unwrap();
+    for (program, test) in [
+        ("live_divergence", "in_a_short_answer"),
+        ("live_clsact", "filters_protect_a_guest_outlive_a_crash_and_go_alone"),
+    ] {
+        let argv = [&*binary::test(program).unwrap().display().to_string(), "--exact", test];
+        let job = Job::new(argv).env(binary::COLO_PROXY, &proxy.display().to_string());
+        let output = lab.a().run(job.timeout(Duration::from_mins(4))).unwrap();
+        let passed = output.status == 0 && output.stdout.contains("1 passed");
+        assert!(passed, "{program}: {}{}", output.stdout, output.stderr);
+    }
 }
 
 #[test]

@@ -4,14 +4,16 @@
 
 use colo_tests::netns::desk::Visit;
 use colo_tests::netns::lab::{addresses, mac};
-use colo_tests::netns::{Conduct, Desk, Flaw, Lab, Live, Options, Recorder, released, until};
+use colo_tests::netns::{Conduct, Desk, Flaw, Lab, Live, Options, Proxy, Recorder, released, until};
 
 fn a_changed_byte_is_held_back(options: Options, place: u64, size: u64) {
     let options = Options { neighbours: true, ..options };
     let lab = Lab::new(options).unwrap();
     let _desks =
         [Desk::open(&lab.pg[0], Flaw::None).unwrap(), Desk::open(&lab.sg[0], Flaw::Byte(place)).unwrap()];
-    let live = Live::start(&lab, Conduct::Wait).unwrap();
+    // Only the difference is to ask.
+    let [primary, secondary] = ["primary", "secondary"].map(|mode| Proxy::of(&lab, 0, mode).patient());
+    let live = Live::of(&lab, primary, secondary, Conduct::Wait).unwrap();
     for address in addresses(0, 0) {
         let said = Recorder::start(&lab.pg[0], "eth0").unwrap();
         let left = Recorder::start(&lab.p, "uplink").unwrap();

@@ -16,8 +16,7 @@ use colo_tests::netns::{
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-/// A busy machine is slow, and that is no divergence.
-const SEVERAL: &str = "--queues 3 --compare-timeout 60000 --age-floor 60000";
+const SEVERAL: &str = "--queues 3";
 
 fn lab(nics: u8) -> Lab {
     Lab::new(Options { nics, neighbours: true, ..Options::default() }).unwrap()
@@ -28,7 +27,7 @@ fn desks(lab: &Lab, flaw: Flaw) -> [Desk; 2] {
 }
 
 fn protect(lab: &Lab, conduct: Conduct) -> Live {
-    let primary = Proxy::of(lab, 0, "primary").with(SEVERAL);
+    let primary = Proxy::of(lab, 0, "primary").with(SEVERAL).patient();
     Live::of(lab, primary, Proxy::of(lab, 0, "secondary"), conduct).unwrap()
 }
 

@@ -29,7 +29,7 @@ fn one_correct_server(options: Options) {
     let left = Recorder::start(&lab.p, "uplink").unwrap();
     let seen = Recorder::of(&lab.lan, "s", 64, of_guest).unwrap();
     // One guest may be late on a busy machine; that alone is to ask for nothing.
-    let patient = Proxy::of(&lab, 0, "primary").with("--compare-timeout 20000 --age-floor 20000");
+    let patient = Proxy::of(&lab, 0, "primary").patient();
     let mut live = Live::of(&lab, patient, Proxy::of(&lab, 0, "secondary"), Conduct::Perform).unwrap();
 
     // What answers alike needs no checkpoint.
@@ -121,7 +121,7 @@ fn real_programs_see_one_server_without_offloads() {
 fn streams_see_one_server_without_offloads() {
     let lab = Lab::new(Options { offload: false, neighbours: true, ..Options::default() }).unwrap();
     let _desks = lab.twins(0).map(|guest| Desk::open(guest, Flaw::None).unwrap());
-    let patient = Proxy::of(&lab, 0, "primary").with("--compare-timeout 60000 --age-floor 60000");
+    let patient = Proxy::of(&lab, 0, "primary").patient();
     let live = Live::of(&lab, patient, Proxy::of(&lab, 0, "secondary"), Conduct::Wait).unwrap();
     for address in addresses(0, 0) {
         Visit::download(&lab.client, address, 8 << 20, 3).unwrap();

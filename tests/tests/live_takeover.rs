@@ -9,18 +9,16 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-/// Loss is repaired by TCP, and a busy machine is slow; neither is a divergence. What is asked for
-/// here is not a checkpoint, and none is ever performed: what is open was opened by both.
-const PATIENT: &str = "--compare-timeout 60000 --age-floor 60000";
-
 const MANY: u64 = 48 << 20;
 
 fn lab(wire: bool) -> Lab {
     Lab::new(Options { wire, neighbours: true, ..Options::default() }).unwrap()
 }
 
+/// Loss is repaired by TCP, and is no divergence. What is asked for here is not a checkpoint, and none
+/// is ever performed: what is open was opened by both.
 fn protect(lab: &Lab) -> Live {
-    let primary = Proxy::of(lab, 0, "primary").with(PATIENT);
+    let primary = Proxy::of(lab, 0, "primary").patient();
     Live::of(lab, primary, Proxy::of(lab, 0, "secondary"), Conduct::Wait).unwrap()
 }
 

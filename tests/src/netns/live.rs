@@ -42,6 +42,12 @@ impl Proxy {
         self
     }
 
+    /// For whom nothing is late within a minute: a busy machine is slow, and that is no divergence.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        self.with("--compare-timeout 60000 --age-floor 60000")
+    }
+
     /// Where its notify socket is.
     pub fn notify(&self, lab: &Lab) -> PathBuf {
         lab.dir().join(format!("{}-{}.notify", self.name, self.mode))

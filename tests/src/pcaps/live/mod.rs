@@ -51,7 +51,7 @@ pub fn record(scene: &Scene, out: &Path) -> Result<()> {
 fn play(scene: &Scene, lab: &Lab, out: &Path) -> Result<()> {
     let stage = Stage::set(scene, lab)?;
     // Nothing may be let go by a checkpoint: what is recorded is one epoch.
-    let patient = Proxy::of(lab, 0, "primary").with("--compare-timeout 60000 --age-floor 60000");
+    let patient = Proxy::of(lab, 0, "primary").patient();
     let live = Live::of(lab, patient, Proxy::of(lab, 0, "secondary"), Conduct::Wait)?;
     let file = lab.dir().join("capture.pcap");
     let mut sniffer = sniff(lab, &file)?;
