@@ -167,7 +167,7 @@ impl Lab {
             .map_or_else(String::new, |name| name.display().to_string());
         // All tests of a program share its time.
         let lifetime = Duration::from_hours(1);
-        let start = || Self::start(&Options { name, lifetime, ..Options::default() });
+        let start = || Self::start(&Options { lifetime, name, ..Options::default() });
         let lab = SHARED.get_or_init(|| start().map_err(|error| format!("{error:#}")));
         lab.as_ref().map_err(|words| anyhow::Error::msg(words.clone()))
     }
