@@ -39,12 +39,12 @@ impl Boot {
     /// The Debian on the first disk with the kernel that is installed there, and that one's own initrd.
     pub(super) fn debian(disk: &Disk) -> Self {
         let (kernel, initrd) = (disk.kernel.clone(), disk.initrd.clone());
-        Self { kernel, initrd, words: "quiet root=/dev/vda rw net.ifnames=0" }
+        Self { kernel, initrd, words: "root=/dev/vda rw net.ifnames=0" }
     }
 
     /// The same Debian with the generic kernel, whose drivers the small guest loads.
     pub(super) fn debian_with_the_generic_kernel() -> Self {
-        Self { words: "quiet lab.root=/dev/vda", ..Self::busybox(Kernel::Generic) }
+        Self { words: "lab.root=/dev/vda", ..Self::busybox(Kernel::Generic) }
     }
 }
 
@@ -119,7 +119,7 @@ impl Guest {
         word("name", &self.name);
         word("initrd", &initrd.display());
         let script = images::run_argument(script);
-        word("cmdline", &format_args!("console=ttyS0 lab.ip=10.9.0.2/24 {words} {script}"));
+        word("cmdline", &format_args!("console=ttyS0 quiet lab.ip=10.9.0.2/24 {words} {script}"));
         word("memory", &"256M");
         word("cpus", &self.cpus);
         for (number, (path, format)) in self.disks.iter().enumerate() {
