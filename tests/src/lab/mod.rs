@@ -30,6 +30,7 @@ mod protocol;
 mod start;
 pub mod store;
 mod sys;
+pub mod vmlinux;
 
 pub use host::{Host, Job, Output, Running, Stream};
 pub use images::Disk;

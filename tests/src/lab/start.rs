@@ -165,7 +165,9 @@ impl Lab {
             .as_deref()
             .and_then(Path::file_name)
             .map_or_else(String::new, |name| name.display().to_string());
-        let start = || Self::start(&Options { name, ..Options::default() });
+        // All tests of a program share its time.
+        let lifetime = Duration::from_hours(1);
+        let start = || Self::start(&Options { lifetime, name, ..Options::default() });
         let lab = SHARED.get_or_init(|| start().map_err(|error| format!("{error:#}")));
         lab.as_ref().map_err(|words| anyhow::Error::msg(words.clone()))
     }

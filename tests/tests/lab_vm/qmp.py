@@ -1,6 +1,7 @@
-"""Says QMP commands to a socket, one after the other: qmp.py SOCKET COMMAND|sleep=SECONDS …
+"""Says QMP commands to a socket, one after the other: qmp.py SOCKET COMMAND[+EVENT]|sleep=SECONDS …
 
-A command is its name; every answer and every event is printed as one line. An error is the end.
+A command is its name; with an event, that is waited for too. Every answer and every event is printed as one
+line. An error is the end.
 """
 import json
 import socket
@@ -24,8 +25,10 @@ for word in ["qmp_capabilities", *words]:
     if word.startswith("sleep="):
         time.sleep(float(word.partition("=")[2]))
         continue
-    connection.sendall(json.dumps({"execute": word}).encode())
-    while True:
+    command, _, event = word.partition("+")
+    connection.sendall(json.dumps({"execute": command}).encode())
+    waits_for = {"return", *([event] if event else [])}
+    while waits_for:
         line = lines.readline()
         if not line:
             sys.exit(f"the connection ended at {word}")
@@ -33,5 +36,4 @@ for word in ["qmp_capabilities", *words]:
         answer = json.loads(line)
         if "error" in answer:
             sys.exit(1)
-        if "return" in answer:
-            break
+        waits_for -= {"return" if "return" in answer else answer.get("event")}
