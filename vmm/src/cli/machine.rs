@@ -90,6 +90,8 @@ fn info(number: usize, disk: &config::Disk, image: &Arc<dyn Image>) -> BlockInfo
         format: image.format().to_string(),
         read_only: image.read_only(),
         size: image.size(),
+        write_back: disk.cache != Cache::Writethrough,
+        direct: disk.cache == Cache::None,
     }
 }
 
