@@ -146,14 +146,16 @@ fuzz_target!(|case: Case| {
                 };
                 writeln!(file, "{} = {value}", key.word()).expect("memory");
             }
-            let words =
-                Words::try_parse_from(words).map(|words| words.draft).map_err(|error| error.to_string());
-            let file = of_file(file.as_bytes()).map_err(|error| error.to_string());
+            let finish = |mut draft: Draft| {
+                shown(&draft);
+                draft.kernel.get_or_insert_with(|| "vmlinuz".into());
+                draft.finish().map_err(|error| error.to_string())
+            };
+            let words = Words::try_parse_from(words).map_err(|error| error.to_string());
+            let words = words.and_then(|words| finish(words.draft));
+            let file = of_file(file.as_bytes()).map_err(|error| error.to_string()).and_then(finish);
             match (words, file) {
-                (Ok(words), Ok(file)) => {
-                    assert_eq!(words, file);
-                    shown(&words);
-                }
+                (Ok(words), Ok(file)) => assert_eq!(words, file),
                 (Err(_), Err(_)) => {}
                 (words, file) => panic!("{words:?}, but {file:?}"),
             }

@@ -109,6 +109,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_said_of_a_disk_is_how_it_was_opened() {
+        let file = tempfile::Builder::new().suffix(".img").tempfile().unwrap();
+        file.as_file().set_len(4096).unwrap();
+        let disk = |cache| format!("path={},cache={cache},readonly", file.path().display()).parse().unwrap();
+        let image = open(&disk("writeback")).unwrap();
+        for (cache, write_back, direct) in
+            [("writeback", true, false), ("writethrough", false, false), ("none", true, true)]
+        {
+            let info = info(0, &disk(cache), &image);
+            assert_eq!((info.write_back, info.direct, info.size), (write_back, direct, 4096), "{cache}");
+        }
+    }
+
+    #[test]
     fn disks_are_called_as_the_guest_calls_them() {
         assert_eq!([0, 25, 26, 27].map(name), ["vda", "vdz", "vdaa", "vdab"]);
     }

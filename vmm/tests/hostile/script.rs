@@ -11,6 +11,9 @@ const AT: u32 = 0x20_0000;
 /// Where it looks for its table.
 const TABLE: usize = 0x1000;
 
+/// What a guest says that has come to the end of its table.
+pub(crate) const MARK: u8 = b'E';
+
 /// Takes three words, and jumps to the handler of the first.
 #[rustfmt::skip]
 const INTERPRETER: [u8; 0x7a] = [
@@ -83,6 +86,11 @@ impl Script {
     pub(crate) fn read(mut self, address: u32) -> Self {
         self.0.push([9, address, 0]);
         self
+    }
+
+    /// Says on COM1 that it has come so far, whatever that was set to.
+    pub(crate) fn mark(self) -> Self {
+        self.out(1, 0x3fb, 3).out(1, 0x3fc, 0).out(1, 0x3f8, u32::from(MARK))
     }
 
     /// Stands still with interrupts off: only a reset helps.
