@@ -67,6 +67,10 @@ pub struct BlockInfo {
     pub read_only: bool,
     /// Its size in bytes, as the guest sees it.
     pub size: u64,
+    /// Whether a write is done before it is on the medium.
+    pub write_back: bool,
+    /// Whether it goes round the host's page cache.
+    pub direct: bool,
 }
 
 /// Something that cannot be done now.
@@ -97,6 +101,7 @@ pub trait Control: Send + Sync + fmt::Debug {
     fn cpus(&self) -> Vec<CpuInfo>;
     /// Its disks.
     fn blocks(&self) -> Vec<BlockInfo>;
-    /// What happens to it from now on; a receiver that is not read loses the newest events.
+    /// What happens to it from now on; a receiver that is not read loses the newest events. After the last
+    /// event of a guest that has ended the channel is closed.
     fn events(&self) -> Receiver<Event>;
 }

@@ -8,8 +8,19 @@ use crate::packages::{self, CXX};
 use anyhow::{Result, bail};
 
 /// The targets, in the order in which they run.
-const TARGETS: [&str; 8] =
-    ["packet", "engine", "translate", "pci_config", "virtio_queues", "qcow2", "virtio_blk", "qmp"];
+const TARGETS: [&str; 11] = [
+    "packet",
+    "engine",
+    "translate",
+    "pci_config",
+    "virtio_queues",
+    "virtio_rng",
+    "virtio_blk",
+    "qcow2",
+    "boot",
+    "config",
+    "qmp",
+];
 const DIR: &str = "tests/fuzz";
 
 #[derive(clap::Args)]

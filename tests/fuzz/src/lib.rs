@@ -4,10 +4,12 @@
 //! * [`guest`] is a guest's view of a virtio device on a PCI bus.
 //! * [`model`] says what translation between two kernels' numbers comes to.
 //! * [`script`] turns an input into what happens to an engine.
+//! * [`tables`] reads ACPI tables as an operating system does.
 //! * [`watch`] is a sink that knows what must never come out of the engine.
 
 pub mod frames;
 pub mod guest;
 pub mod model;
 pub mod script;
+pub mod tables;
 pub mod watch;

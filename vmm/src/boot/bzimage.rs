@@ -1,6 +1,8 @@
 //! Linux's 64-bit boot protocol (Documentation/arch/x86/boot.rst, "64-bit BOOT PROTOCOL").
 
-use super::{BootError, CMDLINE, Entry, HIGH_MEMORY, initrd, low_end, memory_map, registers, write_cmdline};
+use super::{
+    BootError, CMDLINE, Entry, HIGH_MEMORY, initrd, low_end, memory_map, registers, size_of, write_cmdline,
+};
 use crate::memory::GuestRam;
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use linux_loader::loader::{BzImage, KernelLoader};
@@ -31,6 +33,11 @@ where
     K: Read + ReadVolatile + Seek,
     I: ReadVolatile + Seek,
 {
+    let (size, low) = (size_of(kernel, "kernel")?, low_end(ram));
+    // Before any of it is read: a file may have holes, and be larger than any memory.
+    if size > low {
+        return Err(BootError::KernelTooLarge { end: size, low });
+    }
     let high = GuestAddress(HIGH_MEMORY);
     let loaded = BzImage::load(ram, Some(high), kernel, Some(high))?;
     let header = loaded.setup_header.ok_or(BootError::No64BitEntry)?;
@@ -40,7 +47,6 @@ where
     // It unpacks itself to where it prefers to be, and needs this much there.
     let prefers = header.pref_address.max(HIGH_MEMORY);
     let end = prefers.saturating_add(u64::from(header.init_size)).max(loaded.kernel_end);
-    let low = low_end(ram);
     if end > low {
         return Err(BootError::KernelTooLarge { end, low });
     }

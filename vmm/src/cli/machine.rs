@@ -90,6 +90,8 @@ fn info(number: usize, disk: &config::Disk, image: &Arc<dyn Image>) -> BlockInfo
         format: image.format().to_string(),
         read_only: image.read_only(),
         size: image.size(),
+        write_back: disk.cache != Cache::Writethrough,
+        direct: disk.cache == Cache::None,
     }
 }
 
@@ -105,6 +107,20 @@ fn name(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_of_a_disk_is_how_it_was_opened() {
+        let file = tempfile::Builder::new().suffix(".img").tempfile().unwrap();
+        file.as_file().set_len(4096).unwrap();
+        let disk = |cache| format!("path={},cache={cache},readonly", file.path().display()).parse().unwrap();
+        let image = open(&disk("writeback")).unwrap();
+        for (cache, write_back, direct) in
+            [("writeback", true, false), ("writethrough", false, false), ("none", true, true)]
+        {
+            let info = info(0, &disk(cache), &image);
+            assert_eq!((info.write_back, info.direct, info.size), (write_back, direct, 4096), "{cache}");
+        }
+    }
 
     #[test]
     fn disks_are_called_as_the_guest_calls_them() {

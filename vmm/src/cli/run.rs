@@ -76,7 +76,8 @@ impl Args {
 
 /// Messages go to standard error. Somebody else may have seen to them already.
 fn log() {
-    let filter = EnvFilter::try_from_env("COLO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // The library of qcow2 warns of each request that meets damage, as often as a guest likes.
+    let filter = EnvFilter::try_from_env("COLO_LOG").unwrap_or_else(|_| EnvFilter::new("info,imago=error"));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -70,6 +70,9 @@ pub enum Incomplete {
     /// There is nothing to boot.
     #[error("no kernel is named; write --kernel FILE, or kernel = \"FILE\" in the configuration")]
     Kernel,
+    /// A file without a name.
+    #[error("the {0} has an empty path; write the file's name, or leave it out")]
+    Path(&'static str),
     /// One tap, two cards.
     #[error("two network cards are on the tap {0}; give each a tap of its own")]
     Tap(String),
@@ -154,6 +157,13 @@ impl Draft {
         let count = self.disk.len() + self.net.len();
         if count > MOST_DEVICES {
             return Err(Incomplete::TooMany { count, most: MOST_DEVICES });
+        }
+        let empty = |path: &PathBuf| path.as_os_str().is_empty();
+        if self.initrd.as_ref().is_some_and(empty) {
+            return Err(Incomplete::Path("initrd"));
+        }
+        if self.disk.iter().any(|disk| empty(&disk.path)) {
+            return Err(Incomplete::Path("disk"));
         }
         if let Some(cmdline) = &self.cmdline {
             if cmdline.len() > MOST_CMDLINE {
@@ -240,6 +250,9 @@ mod tests {
             ..draft()
         };
         assert!(refused(socket).contains("unix:/a is named twice"));
+        assert!(
+            refused(Draft { initrd: Some("".into()), ..draft() }).contains("the initrd has an empty path")
+        );
         assert!(refused(Draft { cmdline: Some("x".repeat(2048)), ..draft() }).contains("2048 bytes"));
         assert!(refused(Draft { cmdline: Some("a\0b".into()), ..draft() }).contains("zero byte"));
     }

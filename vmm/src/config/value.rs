@@ -127,9 +127,8 @@ impl Memory {
     pub const DEFAULT: Self = Self(512 << 20);
     /// Less has no place for a kernel.
     pub const LEAST: Self = Self(2 << 20);
-    /// x86-64 processors have at least so many bits of physical addresses (2^36) to count on, and the
-    /// largest have 2^46; what this machine has is found out when it starts.
-    pub const MOST: Self = Self(16 << 40);
+    /// KVM takes less than 8 TiB in one piece; what this machine has is found out when it starts.
+    pub const MOST: Self = Self(4 << 40);
 
     /// In bytes.
     pub const fn bytes(self) -> u64 {
@@ -277,12 +276,12 @@ mod tests {
             ("1M", "too little"),
             ("1025k", "too little"),
             ("3073k", "whole"),
-            ("17T", "too much"),
+            ("5T", "too much"),
             ("99999999999999999999G", "too much"),
             ("18446744073709551615G", "too much"),
         ] {
             let error = text.parse::<Memory>().unwrap_err().to_string();
-            assert!(error.contains(problem) && error.contains("from 2M to 16T"), "{text}: {error}");
+            assert!(error.contains(problem) && error.contains("from 2M to 4T"), "{text}: {error}");
         }
     }
 
@@ -311,7 +310,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_can_be_read_again(mib in 2u64..=(16 << 20)) {
+        fn what_is_shown_can_be_read_again(mib in 2u64..=(4 << 20)) {
             let memory: Memory = format!("{mib}").parse().unwrap();
             prop_assert_eq!(memory.bytes(), mib << 20);
             prop_assert_eq!(memory.to_string().parse(), Ok(memory));

@@ -88,6 +88,8 @@ pub fn open(console: &config::Console) -> Result<Opened, OpenError> {
         config::Console::File(path) => {
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(true).mode(0o600);
+            // A FIFO would wait for its reader, with no signal to end that.
+            options.custom_flags(OFlags::NONBLOCK.bits() as i32);
             let file = options.open(path).map_err(|error| OpenError::File { path: path.clone(), error })?;
             (Place::File(file), format!("console in {}", path.display()), KEPT)
         }

@@ -18,7 +18,10 @@ use crate::boot::{self, Entry};
 use crate::kvm::{Chips, Vm};
 use crate::memory::GuestRam;
 use crate::vcpu::{Vcpu, VcpuState};
+use rustix::fs::OFlags;
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -59,7 +62,15 @@ impl Kernel {
 }
 
 fn open(what: &'static str, path: &PathBuf) -> Result<File, MachineError> {
-    File::open(path).map_err(|source| MachineError::Open { what, path: path.clone(), source })
+    let failed = |source| MachineError::Open { what, path: path.clone(), source };
+    // A FIFO would wait for its other end.
+    let nonblocking = OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        // It is read again when the guest begins anew.
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
+    }
+    Ok(file)
 }
 
 /// A machine before its first instruction.

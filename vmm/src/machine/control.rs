@@ -35,6 +35,10 @@ impl Handle {
 
     pub(super) fn enter(&self, state: RunState) {
         *lock(&self.state) = state;
+        if state == RunState::Shutdown {
+            // Nothing happens any more: who listens hears that after the last event.
+            lock(&self.listeners).clear();
+        }
     }
 
     pub(super) fn tell(&self, event: Event) {
@@ -89,7 +93,10 @@ impl Control for Handle {
 
     fn events(&self) -> Receiver<Event> {
         let (sender, receiver) = sync_channel(EVENTS);
-        lock(&self.listeners).push(sender);
+        let mut listeners = lock(&self.listeners);
+        if self.current() != RunState::Shutdown {
+            listeners.push(sender);
+        }
         receiver
     }
 }

@@ -8,6 +8,7 @@ use super::devices::Devices;
 use crate::control::{ControlError, Event, RunState};
 use crate::kvm::{Kvm, Vm};
 use crate::vcpu::{Ending, Vcpu, VcpuError};
+use crate::virtio::throttle::Gate;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -45,6 +46,8 @@ pub(super) enum Request {
 #[derive(Debug)]
 pub(super) struct Lifecycle {
     kvm: Kvm,
+    /// What may be behind a failure, once somebody asked: to find out takes a second on such a host.
+    hint: Option<String>,
     vcpus: Vec<Vcpu>,
     devices: Devices,
     /// What a reset makes it again; without it a reset is the end.
@@ -67,7 +70,7 @@ impl Lifecycle {
         control: Arc<Handle>,
     ) -> Self {
         let clocks = Clocks::new(vm, devices.timer());
-        Self { kvm, vcpus, devices, beginning, clocks, inbox, waiting: VecDeque::new(), control }
+        Self { kvm, hint: None, vcpus, devices, beginning, clocks, inbox, waiting: VecDeque::new(), control }
     }
 
     /// Lets it run, and obeys until it ends.
@@ -120,8 +123,14 @@ impl Lifecycle {
                 }
                 Request::Ended(index, ending @ (Ending::TripleFault | Ending::Reset)) => {
                     if ending == Ending::TripleFault {
-                        let hint = super::hint(&self.kvm);
-                        tracing::warn!("vCPU {index} met a triple fault, which resets a PC{hint}");
+                        static GATE: Gate = Gate::new();
+                        if let Some(silenced) = GATE.admit() {
+                            let hint = self.hint();
+                            tracing::warn!(
+                                silenced,
+                                "vCPU {index} met a triple fault, which resets a PC{hint}"
+                            );
+                        }
                     }
                     if !self.reset(true)? {
                         return Ok(ExitReason::Reset { guest: true });
@@ -129,12 +138,16 @@ impl Lifecycle {
                 }
                 Request::Quit => return Ok(ExitReason::Quit),
                 Request::Ended(index, Ending::Failed(reason)) => {
-                    let hint = super::hint(&self.kvm);
+                    let hint = self.hint().to_owned();
                     return Err(MachineError::Failed { index, reason, hint });
                 }
             }
         }
         Ok(ExitReason::Quit)
+    }
+
+    fn hint(&mut self) -> &str {
+        self.hint.get_or_insert_with(|| super::hint(&self.kvm))
     }
 
     fn next(&mut self) -> Option<Request> {
@@ -143,6 +156,8 @@ impl Lifecycle {
 
     /// Begins anew, in place; it stands if it stood. False if a reset is the end.
     fn reset(&mut self, guest: bool) -> Result<bool, MachineError> {
+        /// A guest may do nothing but begin anew.
+        static GATE: Gate = Gate::new();
         if self.beginning.is_none() {
             return Ok(false);
         }
@@ -157,7 +172,9 @@ impl Lifecycle {
         if let Some(beginning) = &mut self.beginning {
             beginning.again(&self.vcpus, &self.devices)?;
         }
-        tracing::info!(guest, "the guest begins anew");
+        if let Some(silenced) = GATE.admit() {
+            tracing::info!(guest, silenced, "the guest begins anew");
+        }
         self.control.tell(Event::Reset { guest });
         if ran {
             self.resume()?;

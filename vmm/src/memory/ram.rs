@@ -8,15 +8,15 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 /// The least that makes sense: boot tables, and something of a kernel.
 const LEAST: u64 = 2 << 20;
-/// The most: what four-level page tables of a host can map beside everything else.
-const MOST: u64 = 1 << 44;
+/// The most that KVM takes is 8 TiB in one piece, without its last page.
+const MOST: u64 = 4 << 40;
 
 /// Memory that a guest cannot have.
 #[derive(Debug, Error)]
 pub enum RamError {
     /// Too small, too large, or not whole pages.
     #[error(
-        "a guest cannot have {0} bytes of memory: whole pages, at least 2 MiB and at most 16 TiB are possible"
+        "a guest cannot have {0} bytes of memory: whole pages, at least 2 MiB and at most 4 TiB are possible"
     )]
     Size(u64),
     /// The host has not enough.

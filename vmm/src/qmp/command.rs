@@ -129,7 +129,7 @@ fn blocks(control: &dyn Control) -> Value {
             "detect_zeroes": "off",
             "write_threshold": 0,
             "backing_file_depth": 0,
-            "cache": {"writeback": true, "direct": false, "no-flush": false},
+            "cache": {"writeback": block.write_back, "direct": block.direct, "no-flush": false},
             "image": {"filename": block.file, "format": block.format, "virtual-size": block.size},
         });
         for limit in ["bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"] {

@@ -55,7 +55,7 @@ struct Mailbox {
 #[derive(Debug, Default)]
 struct Mail {
     events: VecDeque<(Event, Duration)>,
-    /// Whether the latest event is one that can be the last.
+    /// Whether there will be no more events.
     ended: bool,
     /// Whether the server is ending.
     closed: bool,
@@ -83,12 +83,11 @@ impl Mailbox {
             if mail.events.len() < EVENTS {
                 mail.events.push_back((event, now));
             }
-            // One that resets and is not to go on ends with that.
-            mail.ended = matches!(event, Event::Shutdown { .. } | Event::Reset { .. });
-            self.changed.notify_all();
             drop(mail);
             self.wake();
         }
+        self.lock().ended = true;
+        self.changed.notify_all();
     }
 }
 

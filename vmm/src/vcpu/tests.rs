@@ -11,6 +11,9 @@ use vm_memory::{Bytes, GuestAddress};
 /// Where the guests begin.
 const CODE: u64 = 0x1000;
 
+/// A port of the listener that panics.
+const BUG: u64 = 0xf;
+
 /// Hears what is written, and answers reads with 1, 2, 3 ….
 #[derive(Debug)]
 struct Listener {
@@ -25,6 +28,7 @@ impl BusDevice for Listener {
         data.fill(*answer);
     }
     fn write(&self, offset: u64, data: &[u8]) {
+        assert_ne!(offset, BUG, "a device with a bug");
         let _ = self.heard.send((offset, data.to_vec()));
     }
 }
@@ -92,6 +96,15 @@ fn run_a_while(guest: &Guest) -> VcpuState {
     assert_eq!(guest.heard.iter().take(5).count(), 5);
     guest.vcpu.pause().wait().unwrap();
     guest.vcpu.save().unwrap()
+}
+
+#[test]
+fn a_bug_in_a_device_ends_the_machine_and_not_one_vcpu_alone() {
+    // `out 0x1f, al`
+    let guest = guest(&[0xe6, 0x1f]);
+    guest.vcpu.resume().wait().unwrap();
+    let Ending::Failed(reason) = guest.endings.recv().unwrap() else { panic!("another ending") };
+    assert!(reason.contains("a bug of this program"), "{reason}");
 }
 
 #[test]

@@ -44,6 +44,15 @@ pub(super) struct Runner {
     phase: Phase,
 }
 
+impl Drop for Runner {
+    /// A bug that ends the thread ends the machine: it must not go on with a vCPU less.
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.phase != Phase::Ended {
+            self.end(Ending::Failed("its thread met a bug of this program".to_owned()));
+        }
+    }
+}
+
 impl Runner {
     pub(super) fn new(
         reset: Reset,

@@ -26,12 +26,28 @@ impl Throttle {
     }
 }
 
+/// A throttle of the whole process, for a `static`: a guest that makes a device anew does not make that anew.
+#[derive(Debug)]
+pub struct Gate(Mutex<Throttle>);
+
+impl Gate {
+    /// One that lets the first through.
+    #[expect(clippy::new_without_default, reason = "a static needs a constant")]
+    pub const fn new() -> Self {
+        Self(Mutex::new(Throttle { last: None, silenced: 0 }))
+    }
+
+    /// As [`Throttle::admit`], now.
+    pub fn admit(&self) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now())
+    }
+}
+
 /// Says that a queue is broken. A driver can break one, reset the device and break it again, as fast as it
 /// likes: all devices together get a line per second.
 pub fn complain(device: &str, error: &dyn fmt::Display) {
-    static ALL: Mutex<Throttle> = Mutex::new(Throttle { last: None, silenced: 0 });
-    let admitted = ALL.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
-    if let Some(silenced) = admitted {
+    static GATE: Gate = Gate::new();
+    if let Some(silenced) = GATE.admit() {
         tracing::warn!(device, %error, silenced, "a queue is broken, and the device asks for a reset");
     }
 }

@@ -107,6 +107,7 @@ impl Tiny {
         if state.run != RunState::Shutdown {
             state.run = RunState::Shutdown;
             state.tell(Event::Shutdown { guest });
+            state.listeners.clear();
             self.changed.notify_all();
         }
     }

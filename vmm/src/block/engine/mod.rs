@@ -19,7 +19,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
@@ -119,7 +119,11 @@ pub fn start(choice: Choice, depth: u16, files: &[Arc<File>]) -> io::Result<Box<
         Choice::Best => match uring::Uring::new(depth, files) {
             Ok(ring) => Some(ring),
             Err(error) => {
-                tracing::warn!(%error, "the kernel refuses io_uring; disks are served by threads, which are slower");
+                // It will not be different the next time.
+                static SAID: Once = Once::new();
+                SAID.call_once(|| {
+                    tracing::warn!(%error, "the kernel refuses io_uring; disks are served by threads, which are slower");
+                });
                 None
             }
         },

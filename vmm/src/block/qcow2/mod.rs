@@ -16,6 +16,7 @@
 //! A fault in it is an error of this disk, not the end of the guest: a panic inside is caught, and the
 //! image then answers everything with an error.
 
+mod circles;
 mod header;
 mod storage;
 mod sys;
@@ -96,11 +97,13 @@ impl Qcow2 {
         if self.broken.load(Ordering::Relaxed) {
             return Err(io::Error::other("an internal error has stopped this image"));
         }
+        circles::begin();
         // A panic leaves tables in memory that nobody knows; none of them is looked at again.
         catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
             self.broken.store(true, Ordering::Relaxed);
             tracing::error!(
-                "an internal error has stopped a qcow2 image; every request to it fails from now on"
+                "damaged tables, or a bug, have stopped a qcow2 image; every request to it fails from now on: \
+                 end the guest and run `qemu-img check` on it"
             );
             Err(io::Error::other("an internal error has stopped this image"))
         })
@@ -143,6 +146,7 @@ pub enum Qcow2Error {
 }
 
 fn contained<T>(act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    circles::begin();
     catch_unwind(AssertUnwindSafe(act))
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::InvalidData, "its tables are damaged")))
 }

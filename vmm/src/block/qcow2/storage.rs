@@ -67,6 +67,13 @@ impl Order {
         read_at(image, &mut table, header.refcount_table)?;
         let entries =
             table.chunks_exact(8).map(|entry| u64::from_be_bytes(entry.try_into().unwrap_or_default()));
+        let mut entries = entries.peekable();
+        if entries.peek().is_some_and(|first| first >> 9 == 0) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "its header and tables count as free, and would be written over; run `qemu-img check -r all` on it",
+            ));
+        }
         self.blocks = entries.map(|entry| entry & !511).filter(|&offset| offset != 0).collect();
         Ok(())
     }

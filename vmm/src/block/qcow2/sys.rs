@@ -5,6 +5,7 @@
               from a slice whose type could be read into"
 )]
 
+use super::circles;
 use super::storage::Under;
 use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
@@ -14,6 +15,7 @@ use vm_memory::VolatileSlice;
 
 impl Storage for Under {
     fn mem_align(&self) -> usize {
+        circles::plan();
         self.image.alignment() as usize
     }
 
@@ -26,12 +28,14 @@ impl Storage for Under {
     }
 
     unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, offset: u64) -> io::Result<()> {
+        circles::begin();
         let mut buffers = buffers.into_inner();
         let slices: Vec<_> = buffers.iter_mut().map(|buffer| VolatileSlice::from(&mut **buffer)).collect();
         self.image.read(&slices, offset)
     }
 
     unsafe fn pure_writev(&self, buffers: IoVector<'_>, offset: u64) -> io::Result<()> {
+        circles::begin();
         let len = buffers.len();
         let buffers: Vec<std::io::IoSlice<'_>> = buffers.into_inner();
         if self.keep(&buffers, offset, len) {

@@ -10,13 +10,12 @@ use super::request::{Kind, Request, gather, part, scatter};
 use super::worker::{Command, Worker};
 use crate::block::engine::{Act, Done, Engine, Operation, Span};
 use crate::block::{Access, Place, event_fd};
-use crate::virtio::throttle;
+use crate::virtio::throttle::{self, Gate};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
@@ -59,7 +58,6 @@ pub(super) struct Running {
     /// Set when the ring makes no sense: nothing is popped until a reset.
     broken: bool,
     signal: bool,
-    complaints: Complaints,
 }
 
 impl Running {
@@ -73,7 +71,6 @@ impl Running {
             done: Vec::new(),
             broken: false,
             signal: false,
-            complaints: Complaints::default(),
         }
     }
 
@@ -157,7 +154,7 @@ impl Running {
             match Request::parse(&ram, chain) {
                 Ok(request) => self.begin(request),
                 Err(broken) => {
-                    self.complaints.say(&broken.to_string());
+                    complain(&broken.to_string());
                     if let Some(status) = broken.status {
                         let _ = ram.write_obj(Status::Error as u8, status);
                     }
@@ -176,7 +173,7 @@ impl Running {
 
     fn submit(&mut self) {
         if let Err(error) = self.engine.submit() {
-            self.complaints.say(&format!("cannot submit: {error}"));
+            complain(&format!("cannot submit: {error}"));
         }
     }
 
@@ -203,7 +200,7 @@ impl Running {
                 return;
             }
             if let Err(error) = self.engine.wait() {
-                self.complaints.say(&format!("cannot wait: {error}"));
+                complain(&format!("cannot wait: {error}"));
             }
         }
     }
@@ -217,7 +214,7 @@ impl Running {
         let status = match self.act(slot) {
             Ok(status) => status,
             Err(error) => {
-                self.complaints.say(&error.to_string());
+                complain(&error.to_string());
                 Status::Error
             }
         };
@@ -407,7 +404,7 @@ impl Running {
                 Status::Ok
             }
             Err(error) => {
-                self.complaints.say(&error.to_string());
+                complain(&error.to_string());
                 Status::Error
             }
         };
@@ -451,7 +448,7 @@ impl Running {
         let (write, data) = (pending.request.kind == Kind::Write, pending.request.data.clone());
         let offset = pending.request.sector * SECTOR;
         self.transfer_here(write, &data, offset).unwrap_or_else(|error| {
-            self.complaints.say(&error.to_string());
+            complain(&error.to_string());
             Status::Error
         })
     }
@@ -459,26 +456,15 @@ impl Running {
     fn used(&mut self, head: u16, len: u32) {
         self.signal = true;
         if let Err(error) = self.worker.queue.add_used(&*self.worker.ram, head, len) {
-            self.complaints.say(&format!("cannot return a buffer: {error}"));
+            complain(&format!("cannot return a buffer: {error}"));
         }
     }
 }
 
-/// What a guest makes us say, at most once a second.
-#[derive(Debug, Default)]
-struct Complaints {
-    last: Option<Instant>,
-    unsaid: u64,
-}
-
-impl Complaints {
-    fn say(&mut self, what: &str) {
-        if self.last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
-            self.unsaid += 1;
-            return;
-        }
-        let unsaid = std::mem::take(&mut self.unsaid);
-        tracing::warn!(unsaid, "a disk request failed: {what}");
-        self.last = Some(Instant::now());
+/// A request that failed: what a guest makes us say, at most once a second, however often it begins anew.
+fn complain(what: &str) {
+    static GATE: Gate = Gate::new();
+    if let Some(silenced) = GATE.admit() {
+        tracing::warn!(silenced, "a disk request failed: {what}");
     }
 }

@@ -19,7 +19,7 @@ mod transmit;
 
 use crate::irq::Interrupt;
 use crate::virtio::ring::{Broken, Ring};
-use crate::virtio::throttle;
+use crate::virtio::throttle::{self, Gate};
 use crate::virtio::worker::{Next, Work, Worker};
 use crate::virtio::{Activation, ActiveQueue, Device, DeviceError, Kind};
 use command::Commands;
@@ -97,7 +97,12 @@ impl Shared {
         }
         match self.tap.use_queues(pairs) {
             Ok(()) => self.pairs.store(pairs, Ordering::Relaxed),
-            Err(error) => tracing::warn!(%error, pairs, "the tap keeps its queues"),
+            Err(error) => {
+                static GATE: Gate = Gate::new();
+                if let Some(silenced) = GATE.admit() {
+                    tracing::warn!(%error, pairs, silenced, "the tap keeps its queues");
+                }
+            }
         }
         true
     }

@@ -76,7 +76,7 @@ impl Tap {
         let queues = queues.max(1);
         let (first, mut name) = open_queue(name, queues > 1).or_else(|error| match error {
             // A tap made for several queues can serve one.
-            TapError::Kind { .. } if queues == 1 => open_queue(name, true),
+            TapError::Kind { .. } if queues == 1 => open_queue(name, true).map_err(|_| error),
             error => Err(error),
         })?;
         let mut all = vec![first];

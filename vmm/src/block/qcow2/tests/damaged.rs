@@ -48,3 +48,36 @@ proptest! {
         prop_assert!(!image.broken.load(Ordering::Relaxed), "the library has panicked");
     }
 }
+
+#[test]
+fn a_library_in_circles_is_stopped_and_one_at_work_is_not() {
+    use super::super::storage::Under;
+    use super::super::{circles, contained};
+    use imago::storage::Storage as _;
+    let under = Under::read(Memory::of(vec![0; 4096]));
+    let circles = || loop {
+        under.mem_align();
+    };
+    let error = contained::<()>(circles).unwrap_err();
+    assert!(error.to_string().contains("damaged"), "{error}");
+    let works = || {
+        for _ in 0..1000 {
+            under.mem_align();
+            circles::begin();
+        }
+        Ok(())
+    };
+    contained(works).unwrap();
+}
+
+#[test]
+fn an_image_whose_header_counts_as_free_is_not_written() {
+    let (memory, image) = empty(SIZE);
+    drop(image);
+    let mut bytes = memory.bytes();
+    let table = u64::from_be_bytes(bytes[48..56].try_into().unwrap()) as usize;
+    bytes[table..table + 8].fill(0);
+    let text = Qcow2::new(Memory::of(bytes.clone()), None, false).unwrap_err().to_string();
+    assert!(text.contains("count as free") && text.contains("qemu-img check"), "{text}");
+    Qcow2::new(Memory::of(bytes), None, true).unwrap();
+}

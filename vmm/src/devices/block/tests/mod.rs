@@ -2,6 +2,7 @@
 
 mod driver;
 mod hostile;
+mod model;
 mod pause;
 mod requests;
 
