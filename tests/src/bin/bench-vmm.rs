@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Parser;
 use colo_tests::bench::machine::Machine;
 use colo_tests::bench_vmm::contender::{Contender, Guest};
-use colo_tests::bench_vmm::{limits, prepare, report, round};
+use colo_tests::bench_vmm::{limits, prepare, report, round, warm_up};
 use colo_tests::binary;
 use colo_tests::lab::{Accel, Kernel, Lab, Options, images, store};
 use std::collections::BTreeMap;
@@ -43,10 +43,14 @@ fn main() -> Result<()> {
     })?;
     prepare(lab.a(), &disk)?;
     let limits = limits(lab.a())?;
+    warm_up(lab.a(), &small)?;
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
         let mut all = BTreeMap::new();
-        for contender in Contender::ALL {
+        // Each is first, in the middle and last as often as the others.
+        let mut turns = Contender::ALL;
+        turns.rotate_left((number - 1) % Contender::ALL.len());
+        for contender in turns {
             let figures = round(lab.a(), contender, &small, &loaded)?;
             writeln!(std::io::stderr(), "{number} {:<13} {figures:.2?}", contender.name())?;
             all.insert(contender, figures);
