@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 /// The root disk of the loads' guest, in the lab machine.
 pub const ROOT: &str = "/tmp/bench-root.qcow2";
-/// The disk that fio works on.
-pub const DATA: &str = "/tmp/bench-data.raw";
+/// A disk that fio works on.
+pub const RAW: &str = "/tmp/bench-data.raw";
+/// The other.
+pub const QCOW2: &str = "/tmp/bench-data.qcow2";
 
 /// A VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +58,8 @@ impl Contender {
             Self::ColoVm => {
                 let devices = if guest.devices {
                     format!(
-                        " --net tap=bench,mac=02:00:00:00:00:01 --disk path={ROOT} --disk path={DATA},format=raw"
+                        " --net tap=bench,mac=02:00:00:00:00:01 --disk path={ROOT},serial=root \
+                         --disk path={RAW},format=raw,serial=raw --disk path={QCOW2},serial=qcow2"
                     )
                 } else {
                     String::new()
@@ -74,7 +77,7 @@ impl Contender {
                 let disk = |name, format, file| {
                     format!(
                         " -drive if=none,id={name},format={format},file={file},cache=writeback,aio=io_uring \
-                         -device virtio-blk-{bus},drive={name}"
+                         -device virtio-blk-{bus},drive={name},serial={name}"
                     )
                 };
                 let devices = if guest.devices {
@@ -82,7 +85,8 @@ impl Contender {
                         " -netdev tap,id=net,ifname=bench,script=no,downscript=no,vhost=off \
                          -device virtio-net-{bus},netdev=net,mac=02:00:00:00:00:01"
                     ) + &disk("root", "qcow2", ROOT)
-                        + &disk("data", "raw", DATA)
+                        + &disk("raw", "raw", RAW)
+                        + &disk("qcow2", "qcow2", QCOW2)
                 } else {
                     String::new()
                 };

@@ -11,15 +11,25 @@ const HEAD: &str = "\
 # The VMM
 
 `cargo xtask bench vmm`: this VMM beside Debian's QEMU, in one lab machine (`tests/src/lab`), by turns. The
-guest is Debian's cloud kernel with one vCPU and 256 MiB; until its init with an initramfs of busybox, under
-load with a Debian on a qcow2 disk. Cards are on a tap without vhost, disks are served through io_uring and
-the page cache, for all three. Where the lab runs in software the figures are far below a real host's: the
-quotients are what counts, each being the median of the rounds' own quotients, with the smallest and the
-largest.
+guest is Debian's cloud kernel with one vCPU and 256 MiB and an initramfs of busybox; under load its programs are
+those of a Debian on a qcow2 disk. Cards are on a tap without vhost, disks are served through io_uring and
+the page cache, for all three; fio in the guest uses O_DIRECT. Where the lab runs in software the figures are
+far below a real host's: the quotients are what counts, each being the median of the rounds' own quotients,
+with the smallest and the largest.
+
+Start to first guest instruction is from before fork(2) to KVM's first entry into the guest. Memory beside the
+guest's is the sum of the process's proportional set sizes (`Pss` of smaps) over all mappings but the guest's
+memory, once the guest is at its init. The last column is the lab machine itself, without any guest: fio on the
+raw file, iperf3 through a pair of its own cards.
 ";
 
 /// The page.
-pub fn page(rounds: &[BTreeMap<Contender, Round>], software: bool, machine: &Machine) -> String {
+pub fn page(
+    rounds: &[BTreeMap<Contender, Round>],
+    limits: &Round,
+    software: bool,
+    machine: &Machine,
+) -> String {
     let mut page = HEAD.to_owned();
     let how = if software { "the lab in software (TCG, nested SVM)" } else { "the lab on nested KVM" };
     let qemu = machine.qemu.as_deref().unwrap_or("no QEMU");
@@ -33,8 +43,9 @@ pub fn page(rounds: &[BTreeMap<Contender, Round>], software: bool, machine: &Mac
         machine.kernel,
         rounds.len()
     );
-    let _ = writeln!(page, "| | unit | colo-vm | microvm | q35 | colo-vm / microvm | colo-vm / q35 |");
-    let _ = writeln!(page, "|---|---|---|---|---|---|---|");
+    let _ =
+        writeln!(page, "| | unit | colo-vm | microvm | q35 | colo-vm / microvm | colo-vm / q35 | no guest |");
+    let _ = writeln!(page, "|---|---|---|---|---|---|---|---|");
     for (name, what, unit, more) in FIGURES {
         let value = |contender| {
             let all: Vec<f64> =
@@ -56,10 +67,11 @@ pub fn page(rounds: &[BTreeMap<Contender, Round>], software: bool, machine: &Mac
             }
         };
         let [ours, micro, q35] = Contender::ALL.map(value);
+        let limit = limits.get(name).map_or_else(|| "–".to_owned(), |value| format!("{value:.1}"));
         let better = if more { "more is better" } else { "less is better" };
         let _ = writeln!(
             page,
-            "| {what}, {better} | {unit} | {ours:.1} | {micro:.1} | {q35:.1} | {} | {} |",
+            "| {what}, {better} | {unit} | {ours:.1} | {micro:.1} | {q35:.1} | {} | {} | {limit} |",
             quotient(Contender::Microvm),
             quotient(Contender::Q35)
         );

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Parser;
 use colo_tests::bench::machine::Machine;
 use colo_tests::bench_vmm::contender::{Contender, Guest};
-use colo_tests::bench_vmm::{prepare, report, round};
+use colo_tests::bench_vmm::{limits, prepare, report, round, warm_up};
 use colo_tests::binary;
 use colo_tests::lab::{Accel, Kernel, Lab, Options, images, store};
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use std::time::Duration;
 #[derive(Parser)]
 struct Args {
     /// Rounds; medians are taken over them
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Write the table to this file as well
     #[arg(long)]
@@ -32,15 +32,9 @@ fn main() -> Result<()> {
         initrd: images::busybox(Kernel::Cloud)?,
         cmdline: String::new(),
         devices: false,
-        colo_vm: colo_vm.clone(),
-    };
-    let debian = Guest {
-        kernel: disk.kernel.clone(),
-        initrd: disk.initrd.clone(),
-        cmdline: "root=/dev/vda rw net.ifnames=0 lab.ip=10.9.0.2/24".to_owned(),
-        devices: true,
         colo_vm,
     };
+    let loaded = Guest { cmdline: "lab.ip=10.9.0.2/24".to_owned(), devices: true, ..small.clone() };
     let lab = Lab::start(&Options {
         memory_mib: 3072,
         lifetime: Duration::from_hours(2),
@@ -48,17 +42,22 @@ fn main() -> Result<()> {
         ..Options::default()
     })?;
     prepare(lab.a(), &disk)?;
+    let limits = limits(lab.a())?;
+    warm_up(lab.a(), &small)?;
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
         let mut all = BTreeMap::new();
-        for contender in Contender::ALL {
-            let figures = round(lab.a(), contender, &small, &debian)?;
+        // Each is first, in the middle and last as often as the others.
+        let mut turns = Contender::ALL;
+        turns.rotate_left((number - 1) % Contender::ALL.len());
+        for contender in turns {
+            let figures = round(lab.a(), contender, &small, &loaded)?;
             writeln!(std::io::stderr(), "{number} {:<13} {figures:.2?}", contender.name())?;
             all.insert(contender, figures);
         }
         rounds.push(all);
     }
-    let page = report::page(&rounds, lab.accel == Accel::Tcg, &Machine::look());
+    let page = report::page(&rounds, &limits, lab.accel == Accel::Tcg, &Machine::look());
     writeln!(std::io::stdout(), "{page}")?;
     if let Some(doc) = &args.doc {
         std::fs::write(doc, page)?;

@@ -101,7 +101,11 @@ fn run(config: &Config, assemble: Assemble) -> Result<Exit, Failure> {
     let _ = writeln!(io::stderr(), "{line}");
 
     let signals = quit_at(signals, Arc::clone(&control), &sandbox)?;
-    let server = qmp::Server::start(listeners, Arc::clone(&control), config.name.as_str(), enters(&sandbox))
+    // Without a socket there is nobody to speak with: its threads would only hold up the guest's start.
+    let speak = !listeners.is_empty();
+    let server = speak
+        .then(|| qmp::Server::start(listeners, Arc::clone(&control), config.name.as_str(), enters(&sandbox)))
+        .transpose()
         .map_err(|error| format!("cannot start QMP: {error}"))?;
     let quit = Arc::clone(&control);
     let console = opened
