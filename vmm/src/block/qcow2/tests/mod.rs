@@ -73,6 +73,8 @@ fn what_is_beyond_the_end_is_refused_or_zeros() {
     assert!(write_at(&image, &mut [1; 512], 65536 - 256).is_err());
     assert!(write_at(&image, &mut [1; 512], u64::MAX - 3).is_err());
     assert!(image.discard(u64::MAX, 2).is_err());
+    write_at(&image, &mut [], 512).unwrap();
+    read_at(&image, &mut [], 512).unwrap();
     write_at(&image, &mut [1; 512], 65536 - 512).unwrap();
     let mut found = [7; 1024];
     read_at(&image, &mut found, 65536 - 512).unwrap();
