@@ -30,16 +30,26 @@ pub struct Draft {
     /// Its vCPUs, 1 to 16 [default: 1]
     #[arg(long, value_name = "N")]
     pub cpus: Option<Cpus>,
-    /// A disk, vda first: path=FILE[,format=raw|qcow2][,readonly][,serial=TEXT]
-    /// [,cache=writeback|writethrough|none]. Without a format the
-    /// file's name (*.qcow2 or not) and its first bytes have to agree
-    #[arg(long, value_name = "path=FILE,…", action = ArgAction::Append)]
+    /// A disk, vda first.
+    #[arg(
+        long,
+        help = "A disk, vda first: path=FILE[,format=raw|qcow2][,readonly][,serial=TEXT]\
+                [,cache=writeback|writethrough|none]. Without a format the file's name (*.qcow2 or not) and \
+                its first bytes have to agree",
+        value_name = "path=FILE,…",
+        action = ArgAction::Append
+    )]
     pub disk: Vec<Disk>,
-    /// A network card on a tap: tap=NAME[,mac=02:00:00:00:00:01][,queues=N]. Without a mac it follows
-    /// from the tap's name, the same each time
-    #[arg(long, value_name = "tap=NAME,…", action = ArgAction::Append)]
+    /// A network card on a tap.
+    #[arg(
+        long,
+        help = "A network card on a tap: tap=NAME[,mac=02:00:00:00:00:01][,queues=N]. Without a mac it follows \
+                from the tap's name, the same each time",
+        value_name = "tap=NAME,…",
+        action = ArgAction::Append
+    )]
     pub net: Vec<Net>,
-    /// Where its first serial port leads [default: stdio]
+    /// Where its first serial port leads.
     #[arg(
         long,
         help = "Where its first serial port leads: stdio, pty, file:PATH, unix:PATH or none [default: stdio]",
