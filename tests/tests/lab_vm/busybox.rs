@@ -58,6 +58,7 @@ fn a_reboot_is_in_place_and_the_devices_of_four_cpus_work_after_it() {
         "set -e
          ping -c 1 -w 30 10.9.0.1
          nproc | grep -q 4
+         test $(ls -d /sys/class/net/eth0/queues/tx-* | wc -l) = 4
          boots=$(head -c 5 /dev/vda | grep -c again || true)
          echo boots=$boots.
          if [ $boots = 0 ]; then echo again | dd of=/dev/vda conv=fsync 2> /dev/null; reboot -f; sleep 600; fi",

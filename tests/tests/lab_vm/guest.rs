@@ -68,7 +68,7 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// With these disks, and a tap whose end is 10.9.0.1.
+    /// With these disks, and a tap whose end is 10.9.0.1: with a queue for each of several vCPUs.
     pub(super) fn new(name: &'static str, boot: Boot, cpus: u8, disks: &[Content<'_>]) -> Self {
         let mut guest = Self { name, boot, cpus, disks: Vec::new(), _alone: alone() };
         for (number, content) in disks.iter().enumerate() {
@@ -94,7 +94,8 @@ impl Guest {
         host()
             .shell(&format!(
                 "set -e; ip link del {name} 2> /dev/null || true
-                 ip tuntap add {name} mode tap vnet_hdr; ip addr add 10.9.0.1/24 dev {name}; ip link set {name} up"
+                 ip tuntap add {name} mode tap vnet_hdr {}; ip addr add 10.9.0.1/24 dev {name}; ip link set {name} up",
+                if cpus > 1 { "multi_queue" } else { "" }
             ))
             .unwrap();
         guest
@@ -125,7 +126,7 @@ impl Guest {
         for (number, (path, format)) in self.disks.iter().enumerate() {
             word("disk", &format_args!("path={path},format={format},serial=LAB-{number}"));
         }
-        word("net", &format_args!("tap={}", self.name));
+        word("net", &format_args!("tap={},queues={}", self.name, self.cpus));
         word("qmp", &format_args!("unix:{}", self.qmp()));
         host().start(Job::new(argv).timeout(PATIENCE)).unwrap()
     }
