@@ -14,7 +14,8 @@
 //!   └────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`Lab::start`] starts one or two, [`Lab::shared`] one for all tests of a program. A [`Host`] runs
+//! [`Lab::start`] starts one or two, [`Lab::shared`] one for all tests of a program, [`Lease::take`] one for
+//! a test alone. A [`Host`] runs
 //! [`Job`]s and can be killed; a [`Link`] can be cut, delayed or made to lose frames. [`images`] has
 //! guests for them. `cargo xtask lab` is the same for people.
 
@@ -22,6 +23,7 @@ pub mod agent;
 mod cpio;
 pub mod host;
 pub mod images;
+mod lease;
 pub mod link;
 pub mod machine;
 mod modules;
@@ -34,6 +36,7 @@ pub mod vmlinux;
 
 pub use host::{Host, Job, Output, Running, Stream};
 pub use images::Disk;
+pub use lease::Lease;
 pub use link::{Faults, Link};
 pub use machine::Accel;
 pub use outside::ADDRESS as CLIENT_ADDRESS;

@@ -160,14 +160,7 @@ impl Lab {
     /// and gone with the program.
     pub fn shared() -> Result<&'static Self> {
         static SHARED: OnceLock<Result<Lab, String>> = OnceLock::new();
-        let name = std::env::current_exe().ok();
-        let name = name
-            .as_deref()
-            .and_then(Path::file_name)
-            .map_or_else(String::new, |name| name.display().to_string());
-        // All tests of a program share its time.
-        let lifetime = Duration::from_hours(1);
-        let start = || Self::start(&Options { lifetime, name, ..Options::default() });
+        let start = || Self::start(&Options::of_program(""));
         let lab = SHARED.get_or_init(|| start().map_err(|error| format!("{error:#}")));
         lab.as_ref().map_err(|words| anyhow::Error::msg(words.clone()))
     }

@@ -1,6 +1,6 @@
 //! Small guests: every device, control, and pauses.
 
-use super::guest::{Boot, Content, Guest, after, host, went_well};
+use super::guest::{Boot, Content, Guest, after, went_well};
 use colo_tests::lab::Job;
 use colo_tests::lab::store::Kernel;
 use std::time::Duration;
@@ -92,11 +92,11 @@ fn a_guest_that_stood_for_ten_seconds_goes_on_and_notices_nothing() {
 fn a_hundred_pauses_under_load_lose_nothing() {
     const CYCLES: usize = 20;
     let guest = Guest::new("cycles", Boot::busybox(Kernel::Cloud), 2, &[Content::Empty("qcow2")]);
-    let sum = host()
+    let sum = guest.host()
         .shell("mkdir -p /tmp/cycles; head -c 1000000 /dev/urandom > /tmp/cycles/file; md5sum < /tmp/cycles/file")
         .unwrap();
     let serve = "cd /tmp/cycles; exec /usr/bin/python3 -u -m http.server --bind 10.9.0.1 8000";
-    let server = host().start(Job::shell(serve).timeout(Duration::from_mins(15))).unwrap();
+    let server = guest.host().start(Job::shell(serve).timeout(Duration::from_mins(15))).unwrap();
     server.until_said("Serving HTTP").unwrap();
     // Until an address appears on the host, it writes and reads its disk, computes, and talks to the host.
     let running = guest.start(&format!(
@@ -128,8 +128,12 @@ fn a_hundred_pauses_under_load_lose_nothing() {
         let round: u32 = after(&said, "round=").trim_end_matches('.').parse().unwrap();
         running.until_said(&format!("round={}.", round + 2)).unwrap();
     }
-    host().run(Job::shell("ping -c 3 -w 60 10.9.0.2")).map(|output| assert_eq!(output.status, 0)).unwrap();
-    host().shell(&format!("ip addr add 10.9.0.99/24 dev {}", guest.tap())).unwrap();
+    guest
+        .host()
+        .run(Job::shell("ping -c 3 -w 60 10.9.0.2"))
+        .map(|output| assert_eq!(output.status, 0))
+        .unwrap();
+    guest.host().shell(&format!("ip addr add 10.9.0.99/24 dev {}", guest.tap())).unwrap();
     let output = running.wait().unwrap();
     went_well(&output);
     assert!(output.stdout.contains(" 0% packet loss"), "{}", output.stdout);

@@ -1,16 +1,15 @@
 //! A whole Debian with systemd: to its login, as a server, and its end.
 
-use super::guest::{Boot, Content, Guest, after, host, powered_off, went_well};
-use colo_tests::lab::{Job, images};
+use super::guest::{Boot, Content, Guest, after, powered_off, went_well};
+use colo_tests::lab::{Host, Job, images};
 use std::time::Duration;
 
 /// What a shell on the serial console says when somebody has logged in there.
 const PROMPT: &str = "root@colo:~#";
 
-/// A line for the lab machine that has minutes; what it printed.
-fn shell(line: &str) -> String {
-    let output =
-        host().run(Job::shell(&format!("set -e -o pipefail; {line}")).timeout(Duration::from_mins(5)));
+/// A line for a guest's host that has minutes; what it printed.
+fn shell(host: &Host, line: &str) -> String {
+    let output = host.run(Job::shell(&format!("set -e -o pipefail; {line}")).timeout(Duration::from_mins(5)));
     let output = output.unwrap();
     assert_eq!(output.status, 0, "`{line}`: {output:#?}");
     output.stdout
@@ -57,18 +56,20 @@ fn a_cloud_kernel_serves_checks_its_disks_and_powers_off_at_the_button() {
     let said = running.said();
     assert_eq!(after(&said, "bad="), ".", "{said}");
 
+    let host = guest.host();
     // Three echoes come back, or it fails.
-    shell("ping -c 3 -i 0.3 -w 60 10.9.0.2");
-    let got = shell("curl -sS --fail --max-time 240 http://10.9.0.2/big | md5sum");
+    shell(host, "ping -c 3 -i 0.3 -w 60 10.9.0.2");
+    let got = shell(host, "curl -sS --fail --max-time 240 http://10.9.0.2/big | md5sum");
     assert_eq!(got.split_whitespace().next().unwrap(), after(&said, "sum="));
     // Thirty requests, one connection.
     let asked = shell(
+        host,
         "curl -sS --fail --max-time 240 -o /dev/null -w '%{http_code} %{num_connects}\\n' 'http://10.9.0.2/?[1-30]'",
     );
     let answers: Vec<&str> = asked.lines().collect();
     assert_eq!((answers[0], &answers[1..]), ("200 1", &["200 0"; 29][..]), "{asked}");
     for direction in ["-p 5201", "-p 5202 -R"] {
-        let report = shell(&format!("iperf3 -c 10.9.0.2 {direction} -t 2 -J"));
+        let report = shell(host, &format!("iperf3 -c 10.9.0.2 {direction} -t 2 -J"));
         let report: serde_json::Value = serde_json::from_str(&report).unwrap();
         assert!(report["end"]["sum_received"]["bytes"].as_u64().unwrap() > 0, "{report}");
     }
@@ -79,7 +80,7 @@ fn a_cloud_kernel_serves_checks_its_disks_and_powers_off_at_the_button() {
     powered_off(&output);
     assert!(output.stdout.contains("reboot: Power down"), "{}", output.stdout);
     guest.check();
-    shell(&format!("e2fsck -f -n {}", guest.disk(0)));
+    shell(host, &format!("e2fsck -f -n {}", guest.disk(0)));
 }
 
 #[test]

@@ -2,20 +2,13 @@
 
 use colo_tests::binary;
 use colo_tests::lab::store::{self, Kernel};
-use colo_tests::lab::{Disk, Host, Job, Lab, Output, Running, images, vmlinux};
+use colo_tests::lab::{Disk, Host, Job, Lease, Output, Running, images, vmlinux};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const QMP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab_vm/qmp.py");
 /// How long one has from its start to its end. A tenth of it will do where nothing else runs.
 const PATIENCE: Duration = Duration::from_mins(15);
-
-/// One guest at a time: the lab machine has one CPU, and a guest that waits for it long complains.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A kernel, its initial RAM file system, and what the one is to say to the other.
 pub(super) struct Boot {
@@ -64,13 +57,17 @@ pub(super) struct Guest {
     boot: Boot,
     cpus: u8,
     disks: Vec<(String, &'static str)>,
-    _alone: MutexGuard<'static, ()>,
+    /// One guest at a time: a machine has one CPU, and a guest that waits for it long complains.
+    machine: Lease,
 }
 
 impl Guest {
     /// With these disks, and a tap whose end is 10.9.0.1: with a queue for each of several vCPUs.
     pub(super) fn new(name: &'static str, boot: Boot, cpus: u8, disks: &[Content<'_>]) -> Self {
-        let mut guest = Self { name, boot, cpus, disks: Vec::new(), _alone: alone() };
+        // Built before a machine first looks at it.
+        colo_vm();
+        let mut guest = Self { name, boot, cpus, disks: Vec::new(), machine: Lease::take().unwrap() };
+        let host = guest.host();
         for (number, content) in disks.iter().enumerate() {
             let format = match content {
                 Content::Empty(format) => format,
@@ -86,19 +83,20 @@ impl Guest {
                 }
             };
             guest.disks.push((path, format));
-            host()
-                .run(Job::shell(&make).timeout(PATIENCE))
-                .map(|output| assert_eq!(output.status, 0))
-                .unwrap();
+            host.run(Job::shell(&make).timeout(PATIENCE)).map(|output| assert_eq!(output.status, 0)).unwrap();
         }
-        host()
-            .shell(&format!(
+        host.shell(&format!(
                 "set -e; ip link del {name} 2> /dev/null || true
                  ip tuntap add {name} mode tap vnet_hdr {}; ip addr add 10.9.0.1/24 dev {name}; ip link set {name} up",
                 if cpus > 1 { "multi_queue" } else { "" }
             ))
             .unwrap();
         guest
+    }
+
+    /// The machine that it is on.
+    pub(super) fn host(&self) -> &'static Host {
+        self.machine.lab().a()
     }
 
     fn qmp(&self) -> String {
@@ -128,13 +126,13 @@ impl Guest {
         }
         word("net", &format_args!("tap={},queues={}", self.name, self.cpus));
         word("qmp", &format_args!("unix:{}", self.qmp()));
-        host().start(Job::new(argv).timeout(PATIENCE)).unwrap()
+        self.host().start(Job::new(argv).timeout(PATIENCE)).unwrap()
     }
 
     /// Says QMP commands to it; the answers.
     pub(super) fn ask(&self, words: &str) -> String {
         let job = Job::shell(&format!("/usr/bin/python3 {QMP} {} {words}", self.qmp())).timeout(PATIENCE);
-        let output = host().run(job).unwrap();
+        let output = self.host().run(job).unwrap();
         assert_eq!(output.status, 0, "{words}: {output:#?}");
         output.stdout
     }
@@ -147,13 +145,13 @@ impl Guest {
             "set -e; qemu-img convert -f {format} -O raw {path} /tmp/read.raw
              head -c {bytes} /tmp/read.raw | md5sum; rm /tmp/read.raw"
         );
-        host().shell(&line).unwrap().split_whitespace().next().unwrap().to_owned()
+        self.host().shell(&line).unwrap().split_whitespace().next().unwrap().to_owned()
     }
 
     /// Its images are whole, QEMU says.
     pub(super) fn check(&self) {
         for (path, _) in self.disks.iter().filter(|(_, format)| *format == "qcow2") {
-            host().shell(&format!("qemu-img check -q {path}")).unwrap();
+            self.host().shell(&format!("qemu-img check -q {path}")).unwrap();
         }
     }
 
@@ -172,15 +170,8 @@ impl Drop for Guest {
     /// The next has the same addresses, and the lab machine holds what is written in its memory.
     fn drop(&mut self) {
         let files: Vec<&str> = self.disks.iter().map(|(path, _)| path.as_str()).collect();
-        let _ = host().shell(&format!("ip link del {}; rm -f {}", self.name, files.join(" ")));
+        let _ = self.host().shell(&format!("ip link del {}; rm -f {}", self.name, files.join(" ")));
     }
-}
-
-/// The lab machine.
-pub(super) fn host() -> &'static Host {
-    // Built before the machine first looks at it.
-    colo_vm();
-    Lab::shared().unwrap().a()
 }
 
 fn colo_vm() -> PathBuf {
