@@ -19,6 +19,7 @@ pub mod datapath;
 pub mod engine;
 mod frame;
 pub mod link;
+pub mod listener;
 pub mod live;
 pub mod packet;
 pub mod privilege;

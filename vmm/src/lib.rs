@@ -20,7 +20,7 @@
 //! * [`control`]: what can be done to a running guest.
 //! * [`devices`]: what the machine has: those of a PC, and virtio's.
 //! * [`irq`]: how a device interrupts.
-//! * [`qmp`]: how programs control it, on a [`listener`].
+//! * [`qmp`]: how programs control it.
 //! * [`sandbox`]: what a broken process can still do.
 //! * [`kvm`]: the host's KVM, a VM in it.
 //! * [`vcpu`]: a thread per vCPU, its exits, its state.
@@ -41,7 +41,6 @@ pub mod control;
 pub mod devices;
 pub mod irq;
 pub mod kvm;
-pub mod listener;
 pub mod machine;
 pub mod memory;
 pub mod pci;

@@ -304,7 +304,7 @@ fn what_cannot_be_run_is_said_with_its_exit_code() {
     let at = |name: &str| directory.path().join(name).display().to_string();
     fs::write(at("bad.toml"), "kernel = 'k'\nmemroy = '1G'").unwrap();
     fs::write(at("good.toml"), format!("kernel = '{}'\nconsole = 'none'", at("no-kernel"))).unwrap();
-    let _taken = colo_vmm::listener::Listener::bind(Path::new(&at("taken"))).unwrap();
+    let _taken = colo_proxy::listener::Listener::bind(Path::new(&at("taken"))).unwrap();
     let taken = format!("unix:{}", at("taken"));
     for (words, code, says) in [
         (&[][..], 2, "no kernel is named; write --kernel FILE"),

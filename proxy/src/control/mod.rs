@@ -22,6 +22,6 @@ mod scrape;
 pub mod server;
 pub mod status;
 
-pub use listener::{BindError, Listener, MetricsListener};
+pub use listener::{BindError, MetricsListener, listen};
 pub use protocol::{Answer, Handler, Refusal, Request};
 pub use server::{Server, StartError};

@@ -8,9 +8,10 @@
 //!
 //! Nothing that a client does or leaves undone holds up the data path or another client.
 
-use super::listener::{Listener, MetricsListener};
+use super::listener::MetricsListener;
 use super::protocol::{Answer, Handler, MAX_REQUEST, Refusal, Reply, Request, parse};
 use super::scrape;
+use crate::listener::Listener;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -115,7 +116,7 @@ impl Server {
         let (socket, metrics) = {
             let _inside = runtime.enter();
             let metrics = metrics.map(|metrics| tokio::net::TcpListener::from_std(metrics.0)).transpose()?;
-            (tokio::net::UnixListener::from_std(control.socket.try_clone()?)?, metrics)
+            (tokio::net::UnixListener::from_std(control.socket().try_clone()?)?, metrics)
         };
         let places = Arc::new(Semaphore::new(MAX_ANSWERING));
         let desk = Desk { handler, places, deadline: deadlines.answer };

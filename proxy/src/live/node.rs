@@ -7,8 +7,9 @@ use super::primary::Primary;
 use super::secondary::Secondary;
 use super::spec::{Guest, Mode, OnCrash, Places, Spec, Start};
 use super::{Handle, LiveError, desk, detach, report};
-use crate::control::listener::{Listener, MetricsListener};
+use crate::control::listener::{MetricsListener, listen};
 use crate::control::server::Server;
+use crate::listener::Listener;
 use crate::privilege::{self, Capability};
 use crate::setup::{Charge, Installed, Journal, Store, abandon, install};
 use crate::signals::Signals;
@@ -317,7 +318,7 @@ struct Desk {
 
 impl Desk {
     fn open(spec: &Spec) -> Result<Self, LiveError> {
-        let control = Listener::bind(&Store::open(&spec.places)?.folder().join(spec.file("sock")))?;
+        let control = listen(&Store::open(&spec.places)?.folder().join(spec.file("sock")))?;
         let metrics = spec.metrics.map(MetricsListener::bind).transpose()?;
         Ok(Self { control, metrics })
     }

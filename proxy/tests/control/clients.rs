@@ -4,7 +4,7 @@ use super::support::{Node, connect, exchange, status};
 use colo_proxy::control::client::{ClientError, Survey, Wanted, ask, directory};
 use colo_proxy::control::protocol::{Answer, Request};
 use colo_proxy::control::status::{GuestStatus, NicStatus, NodeStatus};
-use colo_proxy::control::{BindError, Listener};
+use colo_proxy::control::{BindError, listen};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -52,7 +52,7 @@ fn a_status_comes_back_as_it_was() {
 #[test]
 fn the_socket_is_there_as_long_as_the_server() {
     let node = Node::start();
-    assert!(matches!(Listener::bind(&node.socket), Err(BindError::Running(_))));
+    assert!(matches!(listen(&node.socket), Err(BindError::Running(_))));
     node.server.stop();
     assert!(!node.socket.exists());
     let error = ask(&node.socket, &Request::Status {}).unwrap_err().to_string();

@@ -5,7 +5,7 @@ use colo_proxy::control::server::Deadlines;
 use colo_proxy::control::status::{
     CheckpointStatus, DelayStatus, FlowStatus, GuestStatus, HeldStatus, NicStatus, NodeStatus,
 };
-use colo_proxy::control::{Listener, MetricsListener, Server, client};
+use colo_proxy::control::{MetricsListener, Server, client, listen};
 use colo_proxy::engine::{Config, Engine};
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ impl Node {
     pub(crate) fn with(handler: Handler, deadlines: Deadlines) -> Self {
         let run = tempfile::tempdir().unwrap();
         let socket = client::directory(run.path()).unwrap().join("node.sock");
-        let listener = Listener::bind(&socket).unwrap();
+        let listener = listen(&socket).unwrap();
         let metrics = MetricsListener::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = metrics.address().unwrap();
         let server = Server::start_with(listener, Some(metrics), handler, deadlines).unwrap();

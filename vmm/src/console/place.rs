@@ -4,7 +4,7 @@ use super::pump::Opened;
 use super::ring::Output;
 use super::terminal::{self, Raw};
 use crate::config;
-use crate::listener::{ListenError, Listener};
+use colo_proxy::listener::{ListenError, Listener};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};

@@ -14,7 +14,7 @@
 use super::command::{self, Command};
 use super::session::{Output, Session};
 use crate::control::{Control, Event, RunState};
-use crate::listener::Listener;
+use colo_proxy::listener::Listener;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};

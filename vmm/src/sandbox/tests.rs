@@ -95,7 +95,7 @@ fn what_threads_do_is_let_pass() {
         .truncate(true)
         .open(directory.path().join("image"))
         .unwrap();
-    let listener = crate::listener::Listener::bind(&directory.path().join("socket")).unwrap();
+    let listener = colo_proxy::listener::Listener::bind(&directory.path().join("socket")).unwrap();
     let mut client = UnixStream::connect(listener.path()).unwrap();
     let kvm = kvm_ioctls::Kvm::new().and_then(|kvm| kvm.create_vm()).unwrap();
     let sandbox = Sandbox::new(SeccompMode::On, || {}).unwrap();
@@ -198,7 +198,7 @@ fn files_are_out_of_reach_but_those_that_are_open() {
     fs::create_dir(directory.path().join("run")).unwrap();
     fs::write(&other, "x").unwrap();
     let mut open = fs::File::open(&other).unwrap();
-    let listener = crate::listener::Listener::bind(&socket).unwrap();
+    let listener = colo_proxy::listener::Listener::bind(&socket).unwrap();
     let status = confine_files([socket.as_path()]).unwrap();
     let denied = status != Landlocked::Not;
     eprintln!("landlock: {status:?}");

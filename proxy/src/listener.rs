@@ -49,7 +49,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on this path; replaces a socket that a dead process left behind.
+    /// Listens on this path, in a directory that exists; replaces a socket that a dead process left behind.
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
         let failed = |doing| move |error: io::Error| ListenError::Failed { doing, path: path.into(), error };
         let errno = |doing| move |errno: Errno| failed(doing)(errno.into());
@@ -72,13 +72,18 @@ impl Listener {
             path: path.to_owned(),
             identity: (file.dev(), file.ino()),
         };
-        listen(&listener.socket, 16).map_err(errno("listen"))?;
+        listen(&listener.socket, 32).map_err(errno("listen"))?;
         Ok(listener)
     }
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The socket itself, for those who accept in their own way.
+    pub(crate) fn socket(&self) -> &UnixListener {
+        &self.socket
     }
 
     /// The next client, if one waits; its socket does not block either.
@@ -170,6 +175,28 @@ mod tests {
         assert!(path.exists());
         let _replaced = Listener::bind(&path).unwrap();
         UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn of_many_that_find_a_dead_socket_one_gets_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web.qmp");
+        for _ in 0..20 {
+            drop(UnixListener::bind(&path).unwrap());
+            let start = std::sync::Barrier::new(4);
+            let bound: Vec<_> = std::thread::scope(|scope| {
+                let bind = || {
+                    start.wait();
+                    Listener::bind(&path)
+                };
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(bind)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(bound.iter().filter(|one| one.is_ok()).count(), 1);
+            UnixStream::connect(&path).unwrap();
+            drop(bound);
+            assert!(!path.exists());
+        }
     }
 
     #[test]
