@@ -11,6 +11,7 @@
 //!     resume ─────────────────────────────► resume: the worker goes on
 //! ```
 
+pub mod answers;
 #[cfg(test)]
 pub(crate) mod fake_driver;
 pub mod gather;

@@ -18,6 +18,7 @@ pub mod tap;
 mod transmit;
 
 use crate::irq::Interrupt;
+use crate::virtio::answers::Answers;
 use crate::virtio::ring::{Broken, Ring};
 use crate::virtio::throttle::{self, Gate};
 use crate::virtio::worker::{Next, Work, Worker};
@@ -115,7 +116,7 @@ pub struct Net {
     mtu: Option<u16>,
     shared: Arc<Shared>,
     pairs: Vec<Worker<Pair>>,
-    commands: Option<Worker<Commands>>,
+    commands: Option<Worker<Answers<Commands>>>,
 }
 
 impl Net {
@@ -161,14 +162,7 @@ impl Net {
         if let Some(queue) = queues.remove(&(2 * most))
             && features & features::CTRL_VQ != 0
         {
-            let commands = Commands {
-                index: queue.index,
-                ring: Ring::new(ram, &queue.queue)?,
-                kick: queue.kick,
-                interrupt,
-                shared: self.shared.clone(),
-                broken: false,
-            };
+            let commands = Answers::new(queue, ram, interrupt, Commands { shared: self.shared.clone() })?;
             self.commands = Some(Worker::spawn("net-command", commands)?);
         }
         Ok(())
@@ -229,7 +223,7 @@ impl Device for Net {
             states.push((work.index(1), work.transmit.ring.state()));
         }
         let commands = self.commands.as_mut().and_then(Worker::pause);
-        states.extend(commands.map(|work| (work.index, work.ring.state())));
+        states.extend(commands.map(|work| work.state()));
         states
     }
 
