@@ -29,7 +29,7 @@ fn one_correct_server(options: Options) {
     let left = Recorder::start(&lab.p, "uplink").unwrap();
     let seen = Recorder::of(&lab.lan, "s", 64, of_guest).unwrap();
     // One guest may be late on a busy machine; that alone is to ask for nothing.
-    let patient = Proxy::of(&lab, 0, "primary").patient();
+    let patient = Proxy::of(&lab, 0, "primary").with("--compare-timeout 20000 --age-floor 20000");
     let mut live = Live::of(&lab, patient, Proxy::of(&lab, 0, "secondary"), Conduct::Perform).unwrap();
 
     // What answers alike needs no checkpoint.

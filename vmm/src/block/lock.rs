@@ -55,9 +55,11 @@ fn what(write: bool) -> &'static str {
     if write { "writing" } else { "reading" }
 }
 
-fn holders(pids: &[u32]) -> String {
+/// Who uses a file.
+pub(crate) fn holders(pids: &[u32]) -> String {
     let mut out = match pids {
         [] => "another process uses".to_owned(),
+        [one] if *one == std::process::id() => return "this very guest uses".to_owned(),
         [one] => return format!("process {one} uses"),
         _ => "processes".to_owned(),
     };
@@ -158,7 +160,7 @@ mod tests {
             let other = opened(path);
             let text = lock(&other, path, write).unwrap_err().to_string();
             assert!(text.contains(path.to_str().unwrap()), "{text}");
-            assert!(text.contains(&format!("process {} uses", std::process::id())), "{text}");
+            assert!(text.contains("this very guest uses it"), "{text}");
         }
         drop(writer);
         lock(&opened(path), path, true).unwrap();

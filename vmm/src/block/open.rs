@@ -56,6 +56,19 @@ pub enum OpenError {
         /// Why not.
         source: io::Error,
     },
+    /// What is below a disk cannot be opened.
+    #[error(
+        "cannot open {}, the backing image of disk {}: {source}; bring it back, or say where it is with \
+         `qemu-img rebase -u -b BACKING -F FORMAT DISK`", path.display(), top.display()
+    )]
+    Backing {
+        /// The backing image.
+        path: PathBuf,
+        /// The disk.
+        top: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// In use.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -182,7 +195,11 @@ fn backing(
     };
     // A relative name is relative to the image that says it.
     let path = top.path.parent().unwrap_or(Path::new("")).join(name);
-    layer(&Options { path, format, read_only: true, direct: top.direct }, seen)
+    let below = Options { path, format, read_only: true, direct: top.direct };
+    layer(&below, seen).map_err(|error| match error {
+        OpenError::Open { path, source, .. } => OpenError::Backing { path, top: top.path.clone(), source },
+        error => error,
+    })
 }
 
 /// The format of a file whose name and content agree.

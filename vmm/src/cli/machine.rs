@@ -54,7 +54,7 @@ impl Devices {
     fn open(config: &Config) -> Result<Self, Failure> {
         let mut all = Self::default();
         for net in &config.nets {
-            let tap = Tap::open(net.tap.as_str(), net.queues.into())?;
+            let tap = Tap::attach(net.tap.as_str(), net.queues.into())?;
             all.devices.push(Box::new(Net::new(tap, net.mac.bytes(), None)));
         }
         for (number, disk) in config.disks.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! `colo-vm run`.
 
 use super::{Assemble, Assembled, Ended, Exit, Failure, Launch, complain};
-use crate::config::{self, Config, Draft};
+use crate::config::{self, Config, Console, Draft};
 use crate::console;
 use crate::control::Control;
 use crate::qmp;
@@ -10,7 +10,8 @@ use colo_proxy::listener::Listener;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use tracing_subscriber::EnvFilter;
@@ -93,6 +94,7 @@ fn run(config: &Config, assemble: Assemble) -> Result<Exit, Failure> {
     let listeners = listeners?;
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| format!("cannot catch the signals that end it: {error}"))?;
+    refuse_own_console(config)?;
     let opened = console::open(&config.console)?;
     let line = summary(config, opened.described());
     let confinement = Confinement::new(config, console::restore_terminal);
@@ -122,6 +124,20 @@ fn run(config: &Config, assemble: Assemble) -> Result<Exit, Failure> {
         Ended::Done => Ok(Exit::Done),
         Ended::Reset => Ok(Exit::Reset),
     }
+}
+
+/// What the guest says is not to be written into what it boots.
+fn refuse_own_console(config: &Config) -> Result<(), Failure> {
+    let Console::File(path) = &config.console else { return Ok(()) };
+    let identity = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+    let boots = [Some(&config.kernel), config.initrd.as_ref()];
+    if identity(path).is_some_and(|it| boots.into_iter().flatten().any(|file| identity(file) == Some(it))) {
+        let path = path.display();
+        return Err(
+            format!("the console cannot be {path}: this guest boots it; choose another file:PATH").into()
+        );
+    }
+    Ok(())
 }
 
 /// What a thread of control does first. A thread without its filter must not go on.

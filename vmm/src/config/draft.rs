@@ -21,7 +21,7 @@ pub struct Draft {
     /// Its initial RAM file system
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// What its kernel is told, such as "console=ttyS0 root=/dev/vda1"
+    /// What its kernel is told, such as "console=ttyS0 root=/dev/vda1" [default: console=ttyS0]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
     /// Its RAM, such as 512M or 2G [default: 512M]
@@ -111,6 +111,8 @@ pub enum Incomplete {
 /// Places on the PCI bus for disks and cards: 32, without the host bridge, the source of randomness and
 /// two that are kept back.
 const MOST_DEVICES: usize = 28;
+/// Without it nothing would be seen of a kernel.
+const CMDLINE: &str = "console=ttyS0";
 /// `COMMAND_LINE_SIZE` of x86 is 2048, with the zero at the end.
 const MOST_CMDLINE: usize = 2047;
 
@@ -148,7 +150,7 @@ impl Draft {
             name: self.name.unwrap_or_else(Name::unnamed),
             kernel: self.kernel.filter(|path| !path.as_os_str().is_empty()).ok_or(Incomplete::Kernel)?,
             initrd: self.initrd,
-            cmdline: self.cmdline.unwrap_or_default(),
+            cmdline: self.cmdline.unwrap_or_else(|| CMDLINE.to_owned()),
             memory: self.memory.unwrap_or(Memory::DEFAULT),
             cpus: self.cpus.unwrap_or(Cpus::ONE),
             disks: self.disk,
@@ -220,7 +222,7 @@ mod tests {
             (config.console, config.on_reset, config.seccomp),
             (Console::Stdio, OnReset::Reboot, SeccompMode::On)
         );
-        assert!(config.rng && config.user.is_none() && config.cmdline.is_empty());
+        assert!(config.rng && config.user.is_none() && config.cmdline == "console=ttyS0");
         assert_eq!(Draft::default().finish(), Err(Incomplete::Kernel));
     }
 

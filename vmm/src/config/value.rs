@@ -1,6 +1,8 @@
 //! Values that are one word.
 
 use super::suggest::hint;
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer};
 use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
@@ -12,7 +14,7 @@ pub enum ValueError {
     #[error("{0:?} is no size; write a number with M, G or nothing (MiB), such as 512M or 2G")]
     Size(String),
     /// A size that no guest can have.
-    #[error("{written} of memory is {problem}; a guest has from {least} to {most}")]
+    #[error("{written:?} of memory is {problem}; a guest has from {least} to {most}")]
     Memory {
         /// What was written.
         written: String,
@@ -118,8 +120,7 @@ words! {
 }
 
 /// How much RAM: whole MiB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Memory(u64);
 
 impl Memory {
@@ -168,7 +169,28 @@ impl FromStr for Memory {
     }
 }
 
-from_text!(Memory);
+/// As text, or as a number of MiB.
+impl<'de> Deserialize<'de> for Memory {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+        impl Visitor<'_> for Written {
+            type Value = Memory;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size in MiB, or such as \"512M\" or \"2G\"")
+            }
+            fn visit_i64<E: de::Error>(self, mib: i64) -> Result<Memory, E> {
+                self.visit_str(&mib.to_string())
+            }
+            fn visit_u64<E: de::Error>(self, mib: u64) -> Result<Memory, E> {
+                self.visit_str(&mib.to_string())
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Memory, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Written)
+    }
+}
 
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,6 +3,7 @@
 use super::pump::Opened;
 use super::ring::Output;
 use super::terminal::{self, Raw};
+use crate::block::lock::{self, LockError, lock};
 use crate::config;
 use colo_proxy::listener::{ListenError, Listener};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -11,7 +12,7 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -29,6 +30,14 @@ pub enum OpenError {
         path: PathBuf,
         /// Why not.
         error: io::Error,
+    },
+    /// The file, which is somebody's.
+    #[error("the console cannot be {}: {why}; choose another file:PATH", path.display())]
+    Taken {
+        /// Which.
+        path: PathBuf,
+        /// Whose it is.
+        why: String,
     },
     /// The socket.
     #[error("no console: {0}")]
@@ -87,10 +96,22 @@ pub fn open(console: &config::Console) -> Result<Opened, OpenError> {
         }
         config::Console::File(path) => {
             let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
+            // What was said before is kept. A lock takes the right to read.
+            let fifo = path.metadata().is_ok_and(|file| file.file_type().is_fifo());
+            options.read(!fifo).append(true).create(true).mode(0o600);
             // A FIFO would wait for its reader, with no signal to end that.
             options.custom_flags(OFlags::NONBLOCK.bits() as i32);
-            let file = options.open(path).map_err(|error| OpenError::File { path: path.clone(), error })?;
+            let failed = |error| OpenError::File { path: path.clone(), error };
+            let file = options.open(path).map_err(failed)?;
+            if file.metadata().map_err(failed)?.is_file() {
+                // A disk is locked, this one's and others'; so is another guest's console.
+                lock(&file, path, true).map_err(|error| match error {
+                    LockError::Taken { pids, .. } => {
+                        OpenError::Taken { path: path.clone(), why: format!("{} it", lock::holders(&pids)) }
+                    }
+                    LockError::Unable { source, .. } => failed(source),
+                })?;
+            }
             (Place::File(file), format!("console in {}", path.display()), KEPT)
         }
         config::Console::Unix(endpoint) => {

@@ -43,6 +43,22 @@ fn a_file_has_all_that_was_said_when_the_console_ends() {
 }
 
 #[test]
+fn a_file_keeps_what_was_said_before_and_is_one_guests() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    fs::write(&path, "before, ").unwrap();
+    let place = config::Console::File(path.clone());
+    let opened = open(&place).unwrap();
+    let error = open(&place).unwrap_err().to_string();
+    assert!(error.contains("this very guest uses it; choose another file:PATH"), "{error}");
+    let mut output = opened.output();
+    let (console, _) = start(opened);
+    output.write_all(b"after").unwrap();
+    drop(console);
+    assert_eq!(fs::read(&path).unwrap(), b"before, after");
+}
+
+#[test]
 fn a_socket_replays_what_nobody_heard_and_serves_one_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("console");

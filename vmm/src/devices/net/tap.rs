@@ -10,6 +10,8 @@ use super::features::Offloads;
 use super::sys;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType, socket};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +26,16 @@ pub enum TapError {
     /// The device node cannot be opened.
     #[error("cannot open /dev/net/tun: {0}; is the tun module loaded, and may this process use it?")]
     Open(io::Error),
+    /// There is none.
+    #[error(
+        "there is no tap {name}; make it with `ip tuntap add {name} mode tap vnet_hdr{}`", several(*queues)
+    )]
+    Missing {
+        /// Which.
+        name: String,
+        /// How many queues were wanted.
+        queues: u16,
+    },
     /// Another process has it.
     #[error("the tap {name} is in use by another process; each guest needs a tap of its own")]
     Busy {
@@ -32,8 +44,8 @@ pub enum TapError {
     },
     /// It is of another kind.
     #[error(
-        "the tap {name} is not one of {queues} queue(s): {error}; make it with `ip tuntap add {name} mode tap{}`",
-        if *queues > 1 { " multi_queue" } else { "" }
+        "{name} is no tap of {queues} queue(s): {error}; make one with `ip tuntap add NAME mode tap vnet_hdr{}`",
+        several(*queues)
     )]
     Kind {
         /// Which.
@@ -51,6 +63,11 @@ pub enum TapError {
         /// What the kernel said.
         error: io::Error,
     },
+}
+
+/// What `ip tuntap` has to be told of a tap with queues.
+fn several(queues: u16) -> &'static str {
+    if queues > 1 { " multi_queue" } else { "" }
 }
 
 /// A tap, by its queues.
@@ -71,6 +88,17 @@ struct Queue {
 }
 
 impl Tap {
+    /// Opens a tap that somebody has made. The kernel would make one that nobody knows of where the name
+    /// is a mistake.
+    pub fn attach(name: &str, queues: u16) -> Result<Self, TapError> {
+        let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None);
+        match socket.and_then(|socket| name_to_index(socket, name)) {
+            Err(Errno::NODEV) => Err(TapError::Missing { name: name.to_owned(), queues }),
+            Err(errno) => Err(TapError::Use { name: name.to_owned(), error: errno.into() }),
+            Ok(_) => Self::open(name, queues),
+        }
+    }
+
     /// Opens a tap, or makes one that goes away with it. `%d` in the name is replaced by a number.
     pub fn open(name: &str, queues: u16) -> Result<Self, TapError> {
         let queues = queues.max(1);

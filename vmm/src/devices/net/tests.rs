@@ -393,10 +393,12 @@ fn a_tap_that_cannot_be_had_is_explained() {
     assert!(matches!(error, TapError::Busy { .. }), "{error}");
     drop(tap);
     ip("tuntap add single mode tap");
+    let error = Tap::attach("mistaken", 2).unwrap_err().to_string();
+    assert!(error.contains("there is no tap mistaken") && error.contains("vnet_hdr multi_queue"), "{error}");
     let error = Tap::open("single", 2).unwrap_err();
     assert!(error.to_string().contains("multi_queue"), "{error}");
     ip("tuntap add several mode tap multi_queue");
-    assert_eq!(Tap::open("several", 1).unwrap().queues(), 1);
+    assert_eq!(Tap::attach("several", 1).unwrap().queues(), 1);
 }
 
 use tap::TapError;
