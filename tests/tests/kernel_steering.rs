@@ -177,7 +177,9 @@ fn arrived(status: &GuestStatus) -> Vec<u64> {
 #[test]
 fn both_guests_frames_of_a_conversation_meet_in_one_queue_and_all_queues_are_used() {
     let lab = Lab::new(Options { neighbours: true, ..Options::default() }).unwrap();
-    let primary = Proxy::of(&lab, 0, "primary").with(&format!("--queues {QUEUES}")).patient();
+    // None of it is ever answered for.
+    let patient = format!("--queues {QUEUES} --compare-timeout 600000 --age-floor 600000");
+    let primary = Proxy::of(&lab, 0, "primary").with(&patient);
     let live = Live::of(&lab, primary, Proxy::of(&lab, 0, "secondary"), Conduct::Wait).unwrap();
     let guests = [&lab.pg[0], &lab.sg[0]].map(|guest| PacketSocket::sender(guest, "eth0").unwrap());
     let mut chance = Chance(7);
