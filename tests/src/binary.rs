@@ -15,7 +15,7 @@ pub fn colo_proxy() -> Result<PathBuf> {
         return Ok(given.into());
     }
     BUILT
-        .get_or_init(|| build("colo-proxy", "colo-proxy").map_err(|error| format!("{error:#}")))
+        .get_or_init(|| build("colo-proxy").map_err(|error| format!("{error:#}")))
         .clone()
         .map_err(anyhow::Error::msg)
 }
@@ -24,7 +24,7 @@ pub fn colo_proxy() -> Result<PathBuf> {
 pub fn colo_vm() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     BUILT
-        .get_or_init(|| build("colo-vmm", "colo-vm").map_err(|error| format!("{error:#}")))
+        .get_or_init(|| build("colo-vm").map_err(|error| format!("{error:#}")))
         .clone()
         .map_err(anyhow::Error::msg)
 }
@@ -40,7 +40,6 @@ pub fn colo_lab() -> Result<PathBuf> {
 /// The program of another integration test of this package, such as `live_frames`, brought up to date.
 pub fn test(name: &str) -> Result<PathBuf> {
     let place = Place::of_this()?;
-    // All rooms are selected, as `cargo xtask test` does, so that dependencies have the same features.
     let output = place
         .cargo("test")
         .args(["--workspace", "--test", name, "--no-run", "--message-format", "json"])
@@ -58,9 +57,11 @@ pub fn test(name: &str) -> Result<PathBuf> {
     executable.with_context(|| format!("cargo built no {name}"))
 }
 
-fn build(package: &str, name: &str) -> Result<PathBuf> {
+fn build(name: &str) -> Result<PathBuf> {
     let place = Place::of_this()?;
-    let status = place.cargo("build").args(["--package", package, "--bin", name]).status()?;
+    // All rooms are selected, as `cargo xtask test` does, so that dependencies have the same features and
+    // nothing is compiled twice.
+    let status = place.cargo("build").args(["--workspace", "--bin", name]).status()?;
     ensure!(status.success(), "cargo could not build {name}");
     let binary = place.dir.join(name);
     ensure!(binary.exists(), "{} is not there", binary.display());
