@@ -169,6 +169,7 @@ mod tests {
         let path = directory.path().join("web.qmp");
         let alive = Listener::bind(&path).unwrap();
         assert!(matches!(Listener::bind(&path), Err(ListenError::Taken(_))));
+        assert!(path.exists());
         drop(alive);
         // A std listener leaves its file behind, as a killed process does.
         drop(UnixListener::bind(&path).unwrap());

@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// What is kept for a reader who is slow or not there.
@@ -95,23 +95,7 @@ pub fn open(console: &config::Console) -> Result<Opened, OpenError> {
             (Place::Pty { master, _slave: slave }, described, KEPT)
         }
         config::Console::File(path) => {
-            let mut options = OpenOptions::new();
-            // What was said before is kept. A lock takes the right to read.
-            let fifo = path.metadata().is_ok_and(|file| file.file_type().is_fifo());
-            options.read(!fifo).append(true).create(true).mode(0o600);
-            // A FIFO would wait for its reader, with no signal to end that.
-            options.custom_flags(OFlags::NONBLOCK.bits() as i32);
-            let failed = |error| OpenError::File { path: path.clone(), error };
-            let file = options.open(path).map_err(failed)?;
-            if file.metadata().map_err(failed)?.is_file() {
-                // A disk is locked, this one's and others'; so is another guest's console.
-                lock(&file, path, true).map_err(|error| match error {
-                    LockError::Taken { pids, .. } => {
-                        OpenError::Taken { path: path.clone(), why: format!("{} it", lock::holders(&pids)) }
-                    }
-                    LockError::Unable { source, .. } => failed(source),
-                })?;
-            }
+            let file = open_file(path)?;
             (Place::File(file), format!("console in {}", path.display()), KEPT)
         }
         config::Console::Unix(endpoint) => {
@@ -122,4 +106,26 @@ pub fn open(console: &config::Console) -> Result<Opened, OpenError> {
     };
     let output = Output::new(capacity).map_err(failed("make an eventfd"))?;
     Ok(Opened::new(place, described, output))
+}
+
+/// Opens a file to append to, for this guest alone.
+fn open_file(path: &Path) -> Result<File, OpenError> {
+    let failed = |error| OpenError::File { path: path.to_owned(), error };
+    // What was said before is kept. A lock takes the right to read.
+    let fifo = path.metadata().is_ok_and(|file| file.file_type().is_fifo());
+    let mut options = OpenOptions::new();
+    options.read(!fifo).append(true).create(true).mode(0o600);
+    // A FIFO would wait for its reader, with no signal to end that.
+    options.custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let file = options.open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_file() {
+        // A disk is locked, this one's and others'; so is another guest's console.
+        lock(&file, path, true).map_err(|error| match error {
+            LockError::Taken { pids, .. } => {
+                OpenError::Taken { path: path.to_owned(), why: format!("{} it", lock::holders(&pids)) }
+            }
+            LockError::Unable { source, .. } => failed(source),
+        })?;
+    }
+    Ok(file)
 }
