@@ -34,6 +34,7 @@ pub mod acpi;
 pub mod block;
 pub mod boot;
 pub mod bus;
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod console;
