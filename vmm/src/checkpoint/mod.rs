@@ -12,3 +12,4 @@
 //! The guest stands only for the copy; sending, receiving and loading happen while it runs.
 
 pub mod ram;
+pub mod status;

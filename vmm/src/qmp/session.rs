@@ -104,6 +104,7 @@ impl Session {
                 let reason = if guest { "guest-reset" } else { "host-qmp-system-reset" };
                 ("RESET", Some(json!({"guest": guest, "reason": reason})))
             }
+            Event::ColoExit { role, reason } => ("COLO_EXIT", Some(json!({"mode": role, "reason": reason}))),
         };
         let mut message = json!({
             "event": name,
