@@ -14,6 +14,7 @@
 //! * [`boot`], [`acpi`]: what a guest finds when it begins.
 //! * [`block`]: disk images, and what moves their bytes.
 //! * [`bus`]: who answers an exit.
+//! * [`checkpoint`]: a secondary kept level with its primary.
 //! * [`cli`]: the command line, from its words to the exit code.
 //! * [`config`]: what is to be run.
 //! * [`console`]: where its serial port leads.
@@ -34,6 +35,7 @@ pub mod acpi;
 pub mod block;
 pub mod boot;
 pub mod bus;
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod console;

@@ -1,0 +1,12 @@
+//! A secondary kept level with its primary, checkpoint by checkpoint.
+//!
+//! ```text
+//!   primary                                          secondary
+//!   session ──► protocol (what is said, and when) ◄── session
+//!                  │                          │
+//!                 link (how it gets there: TCP, TLS, heartbeat)
+//! ```
+//!
+//! * [`protocol`]: the messages, and for each side a type per phase. It has no socket.
+
+pub mod protocol;
