@@ -14,6 +14,7 @@
 //! * [`boot`], [`acpi`]: what a guest finds when it begins.
 //! * [`block`]: disk images, and what moves their bytes.
 //! * [`bus`]: who answers an exit.
+//! * [`checkpoint`]: a secondary kept level with its primary.
 //! * [`cli`]: the command line, from its words to the exit code.
 //! * [`config`]: what is to be run.
 //! * [`console`]: where its serial port leads.

@@ -11,5 +11,6 @@
 //!
 //! The guest stands only for the copy; sending, receiving and loading happen while it runs.
 
+pub mod protocol;
 pub mod ram;
 pub mod status;
