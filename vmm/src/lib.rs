@@ -19,6 +19,7 @@
 //! * [`config`]: what is to be run.
 //! * [`console`]: where its serial port leads.
 //! * [`control`]: what can be done to a running guest.
+//! * [`dirty`]: which pages of RAM were written.
 //! * [`devices`]: what the machine has: those of a PC, and virtio's.
 //! * [`irq`]: how a device interrupts.
 //! * [`qmp`]: how programs control it.
@@ -41,6 +42,7 @@ pub mod config;
 pub mod console;
 pub mod control;
 pub mod devices;
+pub mod dirty;
 pub mod irq;
 pub mod kvm;
 pub mod machine;

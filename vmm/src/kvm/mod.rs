@@ -1,7 +1,7 @@
 //! KVM: what the host must have, a VM, and its interrupt controllers.
 //!
 //! ```text
-//!   /dev/kvm ──open──► Kvm ──create──► Vm ──┬─ memory slots
+//!   /dev/kvm ──open──► Kvm ──create──► Vm ──┬─ memory slots, and who tells which pages are written
 //!             (checks)  │                   ├─ PIC, I/O APIC, PIT
 //!                       └─ probe: is it     ├─ ioeventfds (a notification without an exit to us)
 //!                          fast enough?     └─ vCPUs ──► vcpu
@@ -10,10 +10,12 @@
 mod open;
 mod probe;
 mod sys;
+mod tracking;
 mod vm;
 
 pub use open::Kvm;
 pub use probe::Speed;
+pub use tracking::{Tracked, Tracking};
 pub use vm::{Chips, PortWidth, Vm};
 
 use thiserror::Error;

@@ -1,6 +1,7 @@
 //! A VM in KVM: its memory, its interrupt controllers, its notifications.
 
 use super::sys::Mapped;
+use super::tracking::{Tracked, Tracking};
 use super::{Error, Kvm};
 use crate::memory::{GuestRam, layout};
 use kvm_bindings::{
@@ -43,11 +44,19 @@ impl fmt::Debug for Chips {
 
 /// A VM with memory and interrupt controllers, and no vCPU yet.
 #[derive(Debug)]
-pub struct Vm(Mapped);
+pub struct Vm {
+    mapped: Mapped,
+    tracked: Tracked,
+}
 
 impl Vm {
     /// Makes one that has `ram`, KVM's PIC, I/O APIC and PIT.
     pub fn new(kvm: &Kvm, ram: Arc<GuestRam>) -> Result<Self, Error> {
+        Self::tracked_by(kvm, ram, Tracking::Auto)
+    }
+
+    /// The same, and how it is to tell which pages are written is chosen.
+    pub fn tracked_by(kvm: &Kvm, ram: Arc<GuestRam>, tracking: Tracking) -> Result<Self, Error> {
         let fd = kvm.create_vm().map_err(Error::call("a VM"))?;
         // Intel CPUs without unrestricted guests run real mode with help of these pages.
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
@@ -57,17 +66,29 @@ impl Vm {
         // The speaker's port is the PIT's too: Linux calibrates with it where it knows nothing better.
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(Error::call("a timer"))?;
-        Ok(Self(Mapped::new(fd, ram).map_err(Error::call("the guest's memory"))?))
+        let tracked = tracking.set_up(&fd)?;
+        let mapped = Mapped::new(fd, ram).map_err(Error::call("the guest's memory"))?;
+        Ok(Self { mapped, tracked })
+    }
+
+    /// How it tells which pages are written.
+    pub fn tracked(&self) -> Tracked {
+        self.tracked
+    }
+
+    /// Has KVM note which pages are written, or no more.
+    pub(crate) fn set_logging(&self, on: bool) -> Result<(), Error> {
+        self.mapped.set_logging(on).map_err(Error::call("a start or an end of noting written pages"))
     }
 
     /// Its memory.
     pub fn ram(&self) -> &Arc<GuestRam> {
-        self.0.ram()
+        self.mapped.ram()
     }
 
     /// KVM's own handle, for what is saved and loaded with it.
     pub fn fd(&self) -> &VmFd {
-        self.0.fd()
+        self.mapped.fd()
     }
 
     /// Adds a vCPU. Its number is its APIC's too.
