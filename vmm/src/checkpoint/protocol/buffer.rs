@@ -62,6 +62,14 @@ impl Buffer {
     }
 }
 
+impl From<Vec<u8>> for Buffer {
+    /// As if these had been received.
+    fn from(bytes: Vec<u8>) -> Self {
+        let len = bytes.len();
+        Self { bytes, len }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

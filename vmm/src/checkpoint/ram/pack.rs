@@ -62,19 +62,36 @@ impl Packer {
     }
 
     /// Packs `piece`, a whole one with plain pages in order. `base` is the piece that the secondary loaded
-    /// before, if it has; `theirs` says which pages its guest has written since (block, offset).
+    /// before, if it has; `foreign` says which pages, by their address in the guest, are something else there
+    /// now: those have no base.
     pub fn pack<'a>(
         &'a mut self,
         blocks: &Blocks,
         piece: &'a [u8],
         base: Option<&[u8]>,
-        theirs: impl Fn(Place) -> bool,
+        foreign: impl Fn(u64) -> bool,
     ) -> (&'a [u8], Packed) {
         let mut packed = Packed::default();
         if self.packing == Packing::None {
             packed.plain = Records::new(blocks, piece).count();
             return (piece, packed);
         }
+        self.repack(blocks, piece, base, foreign)
+    }
+
+    /// Packs a piece of the first transfer: most of a guest's memory are zeros.
+    pub fn pack_first<'a>(&'a mut self, blocks: &Blocks, piece: &[u8]) -> (&'a [u8], Packed) {
+        self.repack(blocks, piece, None, |_| true)
+    }
+
+    fn repack<'a>(
+        &'a mut self,
+        blocks: &Blocks,
+        piece: &[u8],
+        base: Option<&[u8]>,
+        foreign: impl Fn(u64) -> bool,
+    ) -> (&'a [u8], Packed) {
+        let mut packed = Packed::default();
         self.out.clear();
         let mut base = (self.packing == Packing::Delta)
             .then_some(base)
@@ -88,8 +105,9 @@ impl Packer {
                 while base.next_if(|record| (record.block, record.offset) < place).is_some() {}
                 base.next_if(|record| (record.block, record.offset) == place)
             });
+            let address = blocks.get(number).map_or(0, |block| block.start) + offset;
             let before = match before.map(|record| record.content) {
-                Some(Content::Plain(before)) if !theirs(place) => Some(before),
+                Some(Content::Plain(before)) if !foreign(address) => Some(before),
                 _ => None,
             };
             let name = blocks.get(number).map(|block| block.name.as_str()).filter(|_| block != Some(number));
@@ -115,7 +133,7 @@ impl Packer {
             packed.zero += 1;
             return;
         }
-        if self.packing != Packing::Zeros {
+        if matches!(self.packing, Packing::Lz4 | Packing::Delta) {
             let difference;
             let (flag, bytes, counter) = match before {
                 Some(before) => {

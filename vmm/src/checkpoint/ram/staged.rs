@@ -1,15 +1,16 @@
 //! Pages that have come, and wait for the rest of their epoch.
 //!
 //! ```text
-//!   room(len) ─► a piece is read into it ─► accept: every record is checked and decompressed
-//!                                              │  … more pieces …
-//!   epoch complete ─► apply: copies only, cannot fail            discard: as if nothing had come
+//!   buffer ─► a piece is received into it ─► accept: every record is checked and decompressed
+//!                                               │  … more pieces …
+//!   epoch complete ─► apply: copies only, cannot fail             discard: as if nothing had come
 //! ```
 
 use super::pack::xor;
 use super::records::{Content, Record, RecordError, Records};
 use super::sys::Arena;
 use super::{Blocks, PAGE, records};
+use crate::checkpoint::protocol::Buffer;
 use crate::memory::GuestRam;
 use lz4_flex::block::decompress_into;
 use std::io;
@@ -18,19 +19,23 @@ use std::sync::Arc;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-/// What is kept in memory between epochs.
-const KEPT: usize = 16 << 20;
+/// What is kept of each piece's memory between epochs.
+const KEPT: usize = 4 << 20;
+/// How many pieces' memory is kept.
+const POOL: usize = 4;
 
 /// Pieces that cannot be staged.
 #[derive(Debug, Error)]
 pub enum StageError {
     /// More than a guest can have changed.
-    #[error("the peer sends {wanted} bytes of pages, and {room} is all that one epoch of this guest can be")]
+    #[error(
+        "the peer sends {bytes} bytes of pages in one epoch, and {most} is all that one of this guest can be"
+    )]
     Full {
-        /// What the piece would take.
-        wanted: u64,
-        /// What there is.
-        room: usize,
+        /// What came.
+        bytes: usize,
+        /// The most.
+        most: usize,
     },
     /// More records than pages.
     #[error("the peer sends more than {0} pages in one epoch, which is more than twice what the guest has")]
@@ -44,9 +49,14 @@ pub enum StageError {
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Zero,
-    /// It becomes what is there in the arena.
-    Copy(usize),
-    /// It is changed by what is there.
+    /// It becomes what is there in a piece.
+    Copy {
+        piece: u32,
+        at: u32,
+    },
+    /// It becomes what was decompressed to there.
+    Unpacked(usize),
+    /// It is changed by what was decompressed to there.
     Xor(usize),
 }
 
@@ -54,19 +64,22 @@ enum Change {
 #[derive(Debug)]
 pub struct Staged {
     blocks: Arc<Blocks>,
-    arena: Arena,
+    pieces: Vec<Buffer>,
+    bytes: usize,
+    unpacked: Arena,
     used: usize,
     changes: Vec<(u64, Change)>,
-    most: usize,
+    pool: Vec<Buffer>,
+    most_pages: usize,
 }
 
 impl Staged {
-    /// Nothing yet, and room for what a guest with these blocks can change.
+    /// Nothing yet. A page may be sent ahead, and once more with its epoch.
     pub fn new(blocks: Arc<Blocks>) -> io::Result<Self> {
-        let pages = blocks.bytes() as usize / PAGE;
-        // A page may be sent ahead and once more with its epoch.
-        let arena = Arena::new(2 * pages * records::RECORD + (1 << 20))?;
-        Ok(Self { blocks, arena, used: 0, changes: Vec::new(), most: 2 * pages })
+        let most_pages = 2 * (blocks.bytes() as usize / PAGE);
+        let unpacked = Arena::new(most_pages * PAGE)?;
+        let (pieces, changes, pool) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { blocks, pieces, bytes: 0, unpacked, used: 0, changes, pool, most_pages })
     }
 
     /// How many pages wait.
@@ -74,58 +87,44 @@ impl Staged {
         self.changes.len()
     }
 
-    /// How many bytes they take here.
-    pub fn bytes(&self) -> usize {
-        self.used
+    /// A buffer to receive into: one that was used before, if there is one.
+    pub fn buffer(&mut self) -> Buffer {
+        self.pool.pop().unwrap_or_default()
     }
 
-    /// Where a piece of `len` bytes is to be read to.
-    pub fn room(&mut self, len: u64) -> Result<&mut [u8], StageError> {
-        let used = self.used;
-        let bytes = self.arena.bytes_mut();
-        let full = StageError::Full { wanted: len, room: bytes.len() - used };
-        let end = usize::try_from(len).ok().and_then(|len| used.checked_add(len));
-        end.and_then(|end| bytes.get_mut(used..end)).ok_or(full)
-    }
-
-    /// Takes the piece that was read into [`room`](Self::room): all of it is looked at here.
-    pub fn accept(&mut self, len: usize) -> Result<usize, StageError> {
-        let (from, piece) = (self.used, self.used..self.used + len);
-        // What compressed pages become goes behind the piece.
-        let mut end = piece.end;
+    /// Takes a piece: all of it is looked at here. Says how many pages it brings.
+    pub fn accept(&mut self, piece: Buffer) -> Result<usize, StageError> {
+        // Records of pages that are all zeros are small, so bytes alone bound nothing.
+        let most = self.most_pages * records::RECORD + (1 << 20);
+        self.bytes += piece.bytes().len();
+        if self.bytes > most || u32::try_from(piece.bytes().len()).is_err() {
+            return Err(StageError::Full { bytes: self.bytes, most });
+        }
+        let number = self.pieces.len() as u32;
         let before = self.changes.len();
-        let (bytes, rest) = self.arena.bytes_mut().split_at_mut(piece.end);
-        let bytes = &bytes[from..];
-        let base = bytes.as_ptr().addr();
-        let place = |slice: &[u8]| from + (slice.as_ptr().addr() - base);
-        for record in Records::new(&self.blocks, bytes) {
+        let base = piece.bytes().as_ptr().addr();
+        for record in Records::new(&self.blocks, piece.bytes()) {
+            if self.changes.len() >= self.most_pages {
+                return Err(StageError::Many(self.most_pages));
+            }
             let Record { block, offset, content } = record?;
             let start = self.blocks.get(block).map_or(0, |block| block.start);
-            let mut unpack = |compressed: &[u8]| -> Result<usize, StageError> {
-                let at = end - piece.end;
-                let room = rest.get_mut(at..at + PAGE);
-                let room = room.ok_or(StageError::Full { wanted: PAGE as u64, room: 0 })?;
-                let wrong = |why| RecordError::Compressed { block, offset, why };
-                match decompress_into(compressed, room) {
-                    Ok(PAGE) => {}
-                    Ok(other) => return Err(wrong(format!("it becomes {other} bytes")).into()),
-                    Err(error) => return Err(wrong(error.to_string()).into()),
-                }
-                end += PAGE;
-                Ok(piece.end + at)
-            };
+            let place = (block, offset);
             let change = match content {
                 Content::Zero => Change::Zero,
-                Content::Plain(page) => Change::Copy(place(page)),
-                Content::Lz4(compressed) => Change::Copy(unpack(compressed)?),
-                Content::Delta(compressed) => Change::Xor(unpack(compressed)?),
+                Content::Plain(page) => {
+                    Change::Copy { piece: number, at: (page.as_ptr().addr() - base) as u32 }
+                }
+                Content::Lz4(compressed) => {
+                    Change::Unpacked(unpack(&mut self.unpacked, &mut self.used, place, compressed)?)
+                }
+                Content::Delta(compressed) => {
+                    Change::Xor(unpack(&mut self.unpacked, &mut self.used, place, compressed)?)
+                }
             };
-            if self.changes.len() >= self.most {
-                return Err(StageError::Many(self.most));
-            }
             self.changes.push((start + offset, change));
         }
-        self.used = end;
+        self.pieces.push(piece);
         Ok(self.changes.len() - before)
     }
 
@@ -137,7 +136,6 @@ impl Staged {
     /// Puts them into the guest's memory, and has none any more. The addresses were checked against the
     /// blocks of this guest, so an error is a bug.
     pub fn apply(&mut self, ram: &GuestRam) -> Result<(), GuestMemoryError> {
-        let bytes = self.arena.bytes();
         for (address, change) in &self.changes {
             let address = GuestAddress(*address);
             match *change {
@@ -149,11 +147,15 @@ impl Staged {
                         ram.write_slice(&[0; PAGE], address)?;
                     }
                 }
-                Change::Copy(at) => ram.write_slice(&bytes[page(at)], address)?,
+                Change::Copy { piece, at } => {
+                    let piece = self.pieces.get(piece as usize).map_or(&[][..], Buffer::bytes);
+                    ram.write_slice(&piece[page(at as usize)], address)?;
+                }
+                Change::Unpacked(at) => ram.write_slice(&self.unpacked.bytes()[page(at)], address)?,
                 Change::Xor(at) => {
                     let (mut now, mut difference) = ([0; PAGE], [0; PAGE]);
                     ram.read_slice(&mut now, address)?;
-                    difference.copy_from_slice(&bytes[page(at)]);
+                    difference.copy_from_slice(&self.unpacked.bytes()[page(at)]);
                     ram.write_slice(&xor(&now, &difference), address)?;
                 }
             }
@@ -165,12 +167,39 @@ impl Staged {
     /// Forgets what has come.
     pub fn discard(&mut self) {
         self.changes.clear();
+        self.changes.shrink_to(KEPT / PAGE);
+        for mut piece in self.pieces.drain(..) {
+            if self.pool.len() < POOL {
+                piece.shrink(KEPT);
+                self.pool.push(piece);
+            }
+        }
+        self.bytes = 0;
         if self.used > KEPT {
-            self.arena.give_back(KEPT);
-            self.changes.shrink_to(KEPT / PAGE);
+            self.unpacked.give_back(KEPT);
         }
         self.used = 0;
     }
+}
+
+fn unpack(
+    arena: &mut Arena,
+    used: &mut usize,
+    (block, offset): (usize, u64),
+    compressed: &[u8],
+) -> Result<usize, StageError> {
+    let most = arena.bytes().len();
+    let at = *used;
+    let room = arena.bytes_mut().get_mut(at..at + PAGE);
+    let room = room.ok_or(StageError::Full { bytes: at + PAGE, most })?;
+    let wrong = |why| RecordError::Compressed { block, offset, why };
+    match decompress_into(compressed, room) {
+        Ok(PAGE) => {}
+        Ok(other) => return Err(wrong(format!("it becomes {other} bytes")).into()),
+        Err(error) => return Err(wrong(error.to_string()).into()),
+    }
+    *used += PAGE;
+    Ok(at)
 }
 
 fn page(at: usize) -> Range<usize> {
