@@ -30,6 +30,7 @@
 
 mod log;
 pub mod pages;
+mod ring;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ mod tests;
 pub use crate::kvm::Tracking;
 pub use log::Log;
 pub use pages::{PAGE, PageSet};
+pub use ring::Ring;
 
 use crate::kvm::{Error as KvmError, Tracked, Vm};
 use crate::memory::Written;
@@ -92,7 +94,8 @@ pub trait Tracker: fmt::Debug + Send {
 pub fn choose(vm: &Arc<Vm>) -> Result<Box<dyn Tracker>, DirtyError> {
     match vm.tracked() {
         Tracked::Log => Ok(Box::new(Log::new(vm.clone()))),
-        Tracked::Ring(_) | Tracked::Not => Err(DirtyError::Unavailable),
+        Tracked::Ring(_) => Ok(Box::new(Ring::new(vm.clone()))),
+        Tracked::Not => Err(DirtyError::Unavailable),
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod open;
 mod probe;
+mod rings;
 mod sys;
 mod tracking;
 mod vm;
@@ -46,6 +47,23 @@ pub enum Error {
         /// Why not.
         source: errno::Error,
     },
+    /// It says that a page was written which the guest has not.
+    #[error("KVM says that page {page:#x} of memory slot {slot} was written, which the guest does not have")]
+    Written {
+        /// The slot.
+        slot: u32,
+        /// The page's number in it.
+        page: u64,
+    },
+    /// It wrote over what it noted.
+    #[error(
+        "KVM noted more written pages than its ring has room for, and lost some, which a KVM that emulates guests \
+         does (see dmesg): use its log instead"
+    )]
+    Overrun,
+    /// It does not reset its rings.
+    #[error("KVM resets no entry of its rings of written pages, though {0} were taken")]
+    NotReset(u64),
     /// All interrupt routes are taken.
     #[error("no interrupt route is left: KVM has {0}, and devices have all of them")]
     Routes(usize),

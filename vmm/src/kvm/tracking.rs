@@ -21,8 +21,8 @@ pub enum Tracking {
     Auto,
     /// The log.
     Log,
-    /// The rings.
-    Ring,
+    /// The rings, of so many entries, or as many as KVM has if that is less; a power of two.
+    Ring(u32),
 }
 
 /// What a VM has.
@@ -36,20 +36,23 @@ pub enum Tracked {
     Not,
 }
 
-/// The fewest entries of a ring that make sense: KVM keeps some for itself, and stops the vCPU before it is full.
-const LEAST: u32 = 4096;
+/// The fewest entries of a ring: KVM keeps some 600 for itself, and stops the vCPU when only those are left.
+const LEAST: u32 = 1024;
 
 impl Tracking {
+    /// Rings of the most entries that KVM has: a vCPU need seldom empty its own.
+    pub const RING: Self = Self::Ring(1 << 16);
+
     /// Asks KVM for it. The VM has no vCPU yet.
     pub(super) fn set_up(self, fd: &VmFd) -> Result<Tracked, Error> {
         match self {
             Self::Auto | Self::Log if log_flags(fd) != 0 => set_up_log(fd),
-            Self::Auto if ring(fd).is_some() => set_up_ring(fd),
+            Self::Auto if ring(fd).is_some() => Self::RING.set_up(fd),
             Self::Auto => Ok(Tracked::Not),
             Self::Log => Err(Error::Missing(
                 "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 (a log of written pages, since Linux 5.2)",
             )),
-            Self::Ring => set_up_ring(fd),
+            Self::Ring(entries) => set_up_ring(fd, entries),
         }
     }
 }
@@ -68,20 +71,22 @@ fn set_up_log(fd: &VmFd) -> Result<Tracked, Error> {
     Ok(Tracked::Log)
 }
 
-/// Under which capability it has rings, and of how many bytes at most. The newer one is the same on x86.
+/// Under which capability it has rings, and of how many entries at most. The newer one is the same on x86.
 fn ring(fd: &VmFd) -> Option<(u32, u32)> {
     [KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_DIRTY_LOG_RING].into_iter().find_map(|cap| {
         let bytes = u32::try_from(fd.check_extension_raw(c_ulong::from(cap))).ok()?;
-        (bytes / size_of::<kvm_dirty_gfn>() as u32 >= LEAST).then_some((cap, bytes))
+        let entries = bytes / size_of::<kvm_dirty_gfn>() as u32;
+        (entries >= LEAST).then_some((cap, entries))
     })
 }
 
 /// Never with a log whose pages begin as dirty: KVM would not protect them, and writes would not be seen.
-fn set_up_ring(fd: &VmFd) -> Result<Tracked, Error> {
-    let (capability, bytes) = ring(fd)
+fn set_up_ring(fd: &VmFd, entries: u32) -> Result<Tracked, Error> {
+    let (capability, most) = ring(fd)
         .ok_or(Error::Missing("KVM_CAP_DIRTY_LOG_RING (rings of written pages, since Linux 5.11)"))?;
+    let entries = entries.clamp(LEAST, most);
     let mut cap = kvm_enable_cap { cap: capability, ..Default::default() };
-    cap.args[0] = u64::from(bytes);
+    cap.args[0] = u64::from(entries) * size_of::<kvm_dirty_gfn>() as u64;
     fd.enable_cap(&cap).map_err(Error::call("rings of written pages"))?;
-    Ok(Tracked::Ring(bytes / size_of::<kvm_dirty_gfn>() as u32))
+    Ok(Tracked::Ring(entries))
 }

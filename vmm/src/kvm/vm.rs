@@ -1,8 +1,10 @@
 //! A VM in KVM: its memory, its interrupt controllers, its notifications.
 
+use super::rings::Rings;
 use super::sys::Mapped;
 use super::tracking::{Tracked, Tracking};
 use super::{Error, Kvm};
+use crate::dirty::PageSet;
 use crate::memory::{GuestRam, layout};
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting,
@@ -45,6 +47,8 @@ impl fmt::Debug for Chips {
 /// A VM with memory and interrupt controllers, and no vCPU yet.
 #[derive(Debug)]
 pub struct Vm {
+    // The order matters: fields are dropped from the top.
+    rings: Option<Rings>,
     mapped: Mapped,
     tracked: Tracked,
 }
@@ -67,13 +71,32 @@ impl Vm {
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(Error::call("a timer"))?;
         let tracked = tracking.set_up(&fd)?;
+        let rings = match tracked {
+            Tracked::Ring(entries) => Some(Rings::new(entries, PageSet::new(&ram))),
+            Tracked::Log | Tracked::Not => None,
+        };
         let mapped = Mapped::new(fd, ram).map_err(Error::call("the guest's memory"))?;
-        Ok(Self { mapped, tracked })
+        Ok(Self { rings, mapped, tracked })
     }
 
     /// How it tells which pages are written.
     pub fn tracked(&self) -> Tracked {
         self.tracked
+    }
+
+    /// Gives the pages that vCPUs wrote, if it has rings, and has nothing to give if not.
+    pub(crate) fn collect_rings(&self, into: &mut PageSet) -> Result<(), Error> {
+        self.rings.as_ref().map_or(Ok(()), |rings| rings.collect(into))
+    }
+
+    /// Has the pages that were collected from rings noted again when they are written.
+    pub(crate) fn reset_rings(&self) -> Result<(), Error> {
+        self.rings.as_ref().map_or(Ok(()), |rings| rings.reset(self.fd()))
+    }
+
+    /// Lets a vCPU go on whose ring is full.
+    pub(crate) fn empty_rings(&self) -> Result<(), Error> {
+        self.rings.as_ref().map_or(Ok(()), |rings| rings.make_room(self.fd()))
     }
 
     /// Has KVM note which pages are written, or no more.
@@ -93,7 +116,11 @@ impl Vm {
 
     /// Adds a vCPU. Its number is its APIC's too.
     pub fn create_vcpu(&self, index: u32) -> Result<VcpuFd, Error> {
-        self.fd().create_vcpu(u64::from(index)).map_err(Error::call("a vCPU"))
+        let vcpu = self.fd().create_vcpu(u64::from(index)).map_err(Error::call("a vCPU"))?;
+        if let Some(rings) = &self.rings {
+            rings.add(&vcpu)?;
+        }
+        Ok(vcpu)
     }
 
     /// Raises or lowers a pin of the interrupt controllers.

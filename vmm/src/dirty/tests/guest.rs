@@ -10,13 +10,14 @@ use crate::dirty::{PAGE, PageSet, Tracker, Tracking, choose};
 use crate::kvm::{Kvm, Vm};
 use crate::memory::GuestRam;
 use crate::sandbox::Sandbox;
-use crate::vcpu::{Buses, Reset, Vcpu};
+use crate::vcpu::{Buses, Ending, Reset, Vcpu};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 /// Where devices write too.
 pub(super) const DEVICES: u64 = 1 << 20;
-/// Where the guest writes, in a window of 1 MiB.
+/// Where the guest writes, in a window of 1 MiB or more.
 const LOW: u64 = 2 << 20;
 /// And there.
 pub(super) const HIGH: u64 = 4 << 30;
@@ -27,7 +28,7 @@ const COUNTS: u64 = 0x8000;
 const TABLES: u64 = 0x2_0000;
 
 /// A round: the next random number decides which window is written, and where.
-const PROGRAM: [u8; 44] = [
+const PROGRAM: [u8; 42] = [
     0x48, 0x69, 0xc0, 0x0d, 0x66, 0x19, 0x00, // imul rax, rax, 1664525
     0x48, 0x05, 0x5f, 0xf3, 0x6e, 0x3c, // add rax, 1013904223
     0x48, 0x89, 0xc2, // mov rdx, rax
@@ -38,31 +39,55 @@ const PROGRAM: [u8; 44] = [
     0x48, 0x0f, 0x45, 0xf5, // cmovnz rsi, rbp
     0x48, 0x89, 0x04, 0x16, // mov [rsi + rdx], rax
     0x48, 0xff, 0x07, // inc qword [rdi]
-    0xeb, 0xd4, // jmp to the start
 ];
+/// `jmp` to the start.
+const AGAIN: [u8; 2] = [0xeb, 0xd4];
+/// `out 0x80, al`, at which the vCPU leaves the guest; and the `jmp`.
+const LEAVE_AND_AGAIN: [u8; 4] = [0xe6, 0x80, 0xeb, 0xd2];
 
 pub(super) struct Guest {
     vcpus: Vec<Vcpu>,
     pub(super) vm: Arc<Vm>,
+    endings: Receiver<Ending>,
 }
 
 impl Guest {
     pub(super) fn new(tracking: Tracking, vcpus: u32) -> Self {
-        let ranges = [(0, (3 << 20) + 5 * PAGE), (HIGH, (1 << 20) + 3 * PAGE)];
+        Self::with_window(tracking, vcpus, 1 << 20, &AGAIN)
+    }
+
+    /// It writes to many more pages, and leaves the guest in each round: a KVM that emulates it looks at its
+    /// ring only then.
+    pub(super) fn large(tracking: Tracking, vcpus: u32) -> Self {
+        Self::with_window(tracking, vcpus, 16 << 20, &LEAVE_AND_AGAIN)
+    }
+
+    /// It writes to as many, and does not leave.
+    pub(super) fn large_and_silent(tracking: Tracking, vcpus: u32) -> Self {
+        Self::with_window(tracking, vcpus, 16 << 20, &AGAIN)
+    }
+
+    /// The two windows of the guest have so many bytes each, a power of two.
+    fn with_window(tracking: Tracking, vcpus: u32, window: u64, end: &[u8]) -> Self {
+        let ranges = [(0, LOW + window + 5 * PAGE), (HIGH, window + 3 * PAGE)];
         let ram = GuestRam::from_ranges(&ranges.map(|(at, len)| (GuestAddress(at), len as usize))).unwrap();
-        ram.write_slice(&PROGRAM, GuestAddress(CODE)).unwrap();
+        ram.write_slice(&[&PROGRAM, end].concat(), GuestAddress(CODE)).unwrap();
         write_tables(&ram);
         let kvm = Kvm::open().unwrap();
         let vm = Arc::new(Vm::tracked_by(&kvm, Arc::new(ram), tracking).unwrap());
         let resets: Vec<_> = (0..vcpus).map(|index| Reset::new(&kvm, &vm, index, vcpus).unwrap()).collect();
+        let (ended, endings) = channel();
         let start = |(index, reset): (u64, Reset)| {
-            begin(&vm, &reset, index);
+            begin(&vm, &reset, index, window);
+            let ended = ended.clone();
             reset
-                .start(Arc::new(Buses::default()), Sandbox::default(), |_, ending| panic!("{ending:?}"))
+                .start(Arc::new(Buses::default()), Sandbox::default(), move |_, ending| {
+                    drop(ended.send(ending));
+                })
                 .unwrap()
         };
         let vcpus = (0..).zip(resets).map(start).collect();
-        Self { vcpus, vm }
+        Self { vcpus, vm, endings }
     }
 
     /// A tracker that takes all of RAM as copied.
@@ -95,13 +120,20 @@ impl Guest {
 
     /// Waits until each vCPU has done so many rounds more.
     pub(super) fn wait(&self, rounds: u64) {
+        self.try_wait(rounds).unwrap();
+    }
+
+    /// The same, unless one of them ends.
+    pub(super) fn try_wait(&self, rounds: u64) -> Result<(), Ending> {
         for index in 0..self.vcpus.len() as u64 {
             let count = || self.vm.ram().read_obj::<u64>(GuestAddress(COUNTS + index * PAGE)).unwrap();
             let end = count() + rounds;
             while count() < end {
+                self.endings.try_recv().map_or(Ok(()), Err)?;
                 std::thread::yield_now();
             }
         }
+        Ok(())
     }
 
     pub(super) fn run_a_while(&self) {
@@ -119,15 +151,27 @@ impl Guest {
         };
         self.vm.ram().iter().map(read).collect()
     }
+
+    /// The oracle: each page whose bytes are not those of `then`.
+    pub(super) fn changed_since(&self, then: &[Vec<u8>]) -> PageSet {
+        let mut changed = PageSet::new(self.vm.ram());
+        for (region, (now, then)) in self.contents().iter().zip(then).enumerate() {
+            let pages = now.chunks(PAGE as usize).zip(then.chunks(PAGE as usize));
+            for (page, _) in (0..).zip(pages).filter(|(_, (now, then))| now != then) {
+                assert!(changed.insert_in(region, page));
+            }
+        }
+        changed
+    }
 }
 
 /// Long mode, at the start of the program.
-fn begin(vm: &Vm, reset: &Reset, index: u64) {
+fn begin(vm: &Vm, reset: &Reset, index: u64, window: u64) {
     let mut sregs = reset.fd().get_sregs().unwrap();
     let mut regs = Entry::Linux64 { rip: CODE, zero_page: 0 }.prepare(vm.ram(), &mut sregs).unwrap();
     sregs.cr3 = TABLES;
     (regs.rax, regs.rdi) = (index + 1, COUNTS + index * PAGE);
-    (regs.rbx, regs.rbp, regs.rcx) = (LOW, HIGH, (1 << 20) - 8);
+    (regs.rbx, regs.rbp, regs.rcx) = (LOW, HIGH, window - 8);
     reset.fd().set_sregs(&sregs).unwrap();
     reset.fd().set_regs(&regs).unwrap();
     // The others wait for the first to start them, which it never does.

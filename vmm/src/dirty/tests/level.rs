@@ -74,21 +74,9 @@ impl Pair {
         }
     }
 
-    /// The oracle: each page whose bytes are not those of the copy.
-    fn changed(&self) -> PageSet {
-        let mut changed = PageSet::new(self.guest.vm.ram());
-        for (region, (now, then)) in self.guest.contents().iter().zip(&self.copy).enumerate() {
-            let pages = now.chunks(PAGE as usize).zip(then.chunks(PAGE as usize));
-            for (page, _) in (0..).zip(pages).filter(|(_, (now, then))| now != then) {
-                assert!(changed.insert_in(region, page));
-            }
-        }
-        changed
-    }
-
     fn epoch(&mut self, arrives: bool) {
         let set = self.dirty();
-        let mut missed = self.changed();
+        let mut missed = self.guest.changed_since(&self.copy);
         missed.subtract(&set);
         assert!(missed.is_empty(), "{:?} changed, and {:?} does not know", missed, self.tracker);
         self.tracker.rearm(&set).unwrap();

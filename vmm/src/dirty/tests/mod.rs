@@ -7,7 +7,7 @@ use super::*;
 use guest::Guest;
 use vm_memory::{Bytes, GuestAddress};
 
-const BOTH: [Tracking; 1] = [Tracking::Log];
+const BOTH: [Tracking; 2] = [Tracking::Log, Tracking::RING];
 
 #[test]
 fn all_is_dirty_first_and_nothing_once_it_is_rearmed() {
@@ -92,5 +92,49 @@ fn one_that_is_stopped_says_so_and_begins_anew() {
         set.clear();
         tracker.collect(&mut set).unwrap();
         assert_eq!(set.count(), set.capacity());
+    }
+}
+
+/// The smallest ring, and more pages than it has entries: each vCPU has to empty it again and again.
+#[test]
+fn a_vcpu_whose_ring_is_full_goes_on_and_nothing_is_lost() {
+    let guest = Guest::large(Tracking::Ring(0), 2);
+    assert_eq!(guest.vm.tracked(), Tracked::Ring(1024));
+    let mut tracker = guest.clean_tracker();
+    for _ in 0..2 {
+        let before = guest.contents();
+        guest.resume();
+        guest.wait(2500);
+        guest.pause();
+        let mut set = PageSet::new(guest.vm.ram());
+        tracker.collect(&mut set).unwrap();
+        let mut missed = guest.changed_since(&before);
+        assert!(missed.count() > 2048, "{} pages are more than two rings hold", missed.count());
+        missed.subtract(&set);
+        assert!(missed.is_empty(), "{missed:?}");
+        tracker.rearm(&set).unwrap();
+    }
+}
+
+/// A KVM that emulates does not stop a vCPU whose ring is full: then that is said. Others do.
+#[test]
+fn a_ring_that_lost_pages_says_so() {
+    let guest = Guest::large_and_silent(Tracking::Ring(0), 1);
+    let mut tracker = guest.clean_tracker();
+    let before = guest.contents();
+    guest.resume();
+    let done = guest.try_wait(20_000);
+    guest.pause();
+    let mut set = PageSet::new(guest.vm.ram());
+    match (done, tracker.collect(&mut set)) {
+        (Ok(()), Ok(())) => {
+            let mut missed = guest.changed_since(&before);
+            missed.subtract(&set);
+            assert!(missed.is_empty(), "{missed:?}");
+        }
+        (done, collected) => {
+            assert!(matches!(collected, Err(DirtyError::Kvm(KvmError::Overrun))), "{collected:?} {done:?}");
+            assert!(matches!(tracker.collect(&mut set), Err(DirtyError::Kvm(KvmError::Overrun))), "for ever");
+        }
     }
 }
