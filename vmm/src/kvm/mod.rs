@@ -7,14 +7,17 @@
 //!                          fast enough?     └─ vCPUs ──► vcpu
 //! ```
 
+mod chips;
+pub(crate) mod mirror;
 mod open;
 mod probe;
 mod sys;
 mod vm;
 
+pub use chips::{Age, ChannelState, Chips, IoApicState, PicState, PitState};
 pub use open::Kvm;
 pub use probe::Speed;
-pub use vm::{Chips, PortWidth, Vm};
+pub use vm::{PortWidth, Vm};
 
 use thiserror::Error;
 use vmm_sys_util::errno;

@@ -1,8 +1,12 @@
-//! The one call to KVM whose argument is an address of ours.
-#![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION lends this process's memory to a guest")]
+//! Calls to KVM whose argument is an address of ours, or a union.
+#![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION lends this process's memory; chips are unions")]
 
+use super::chips::IoApicState;
 use crate::memory::GuestRam;
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_ioapic_state,
+    kvm_ioapic_state__bindgen_ty_1, kvm_irqchip, kvm_pic_state, kvm_userspace_memory_region,
+};
 use kvm_ioctls::VmFd;
 use std::sync::Arc;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
@@ -41,4 +45,56 @@ impl Mapped {
     pub(super) fn ram(&self) -> &Arc<GuestRam> {
         &self.ram
     }
+}
+
+/// An interrupt controller, by KVM's number.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Controller {
+    FirstPic = KVM_IRQCHIP_PIC_MASTER as isize,
+    SecondPic = KVM_IRQCHIP_PIC_SLAVE as isize,
+}
+
+/// Reads a PIC.
+pub(super) fn pic(fd: &VmFd, which: Controller) -> Result<kvm_pic_state, errno::Error> {
+    let mut chip = kvm_irqchip { chip_id: which as u32, ..Default::default() };
+    fd.get_irqchip(&mut chip)?;
+    // SAFETY: the chip that was asked for is a PIC, so that is the member that KVM wrote; all are plain bytes.
+    Ok(unsafe { chip.chip.pic })
+}
+
+/// Sets a PIC.
+pub(super) fn set_pic(fd: &VmFd, which: Controller, pic: &kvm_pic_state) -> Result<(), errno::Error> {
+    let mut chip = kvm_irqchip { chip_id: which as u32, ..Default::default() };
+    chip.chip.pic = *pic;
+    fd.set_irqchip(&chip)
+}
+
+/// Reads the I/O APIC.
+pub(super) fn io_apic(fd: &VmFd) -> Result<IoApicState, errno::Error> {
+    let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+    fd.get_irqchip(&mut chip)?;
+    // SAFETY: the chip that was asked for is the I/O APIC, so that is the member that KVM wrote.
+    let io_apic = unsafe { chip.chip.ioapic };
+    Ok(IoApicState {
+        base_address: io_apic.base_address,
+        register_select: io_apic.ioregsel,
+        id: io_apic.id,
+        requests: io_apic.irr,
+        // SAFETY: both members of an entry are its 64 bits.
+        redirections: io_apic.redirtbl.map(|entry| unsafe { entry.bits }),
+    })
+}
+
+/// Sets the I/O APIC.
+pub(super) fn set_io_apic(fd: &VmFd, state: &IoApicState) -> Result<(), errno::Error> {
+    let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+    chip.chip.ioapic = kvm_ioapic_state {
+        base_address: state.base_address,
+        ioregsel: state.register_select,
+        id: state.id,
+        irr: state.requests,
+        pad: 0,
+        redirtbl: state.redirections.map(|bits| kvm_ioapic_state__bindgen_ty_1 { bits }),
+    };
+    fd.set_irqchip(&chip)
 }
