@@ -1,10 +1,14 @@
 //! What can be done to a running guest, by whoever: QMP, signals, a checkpoint.
 //!
 //! ```text
-//!            stop ─────────────►
+//!                 first state
+//!   InMigrate ───────────────────────┐
+//!            stop ─────────────►     ▼
 //!   Running          ◄───────── cont   Paused
-//!      │ guest powers off, or quit        │ quit
-//!      └───────────────► Shutdown ◄───────┘
+//!    │ ▲ └──► Colo (a checkpoint) ◄───┘ │
+//!    │ └────────┘ freezes alone let it go on
+//!    │ guest powers off, or quit        │ quit
+//!    └───────────────► Shutdown ◄───────┘
 //! ```
 
 use crate::checkpoint::status::{Reason, Role, Status};
@@ -24,6 +28,11 @@ pub enum RunState {
     Running,
     /// They stand, and nothing is in flight.
     Paused,
+    /// They stand and have nothing to do: the machine waits for its first state.
+    #[serde(rename = "inmigrate")]
+    InMigrate,
+    /// They stand for a checkpoint; what made it lets them go on.
+    Colo,
     /// It has powered off, or is being ended.
     Shutdown,
 }

@@ -11,7 +11,7 @@ use crate::control::BlockInfo;
 use crate::devices::block::{Block, Disk};
 use crate::devices::net::{Net, tap::Tap};
 use crate::devices::rng::Rng;
-use crate::machine::{ExitReason, Machine, Setup};
+use crate::machine::{Begin, BootFiles, ExitReason, Machine, Setup};
 use crate::virtio::Device;
 use std::sync::Arc;
 
@@ -20,9 +20,11 @@ pub fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
     let Launch { config, console, confinement } = launch;
     let Devices { devices, blocks } = Devices::open(config)?;
     let machine = Machine::new(Setup {
-        kernel: config.kernel.clone(),
-        initrd: config.initrd.clone(),
-        cmdline: config.cmdline.clone(),
+        begin: Begin::Boot(BootFiles {
+            kernel: config.kernel.clone(),
+            initrd: config.initrd.clone(),
+            cmdline: config.cmdline.clone(),
+        }),
         memory: config.memory.bytes(),
         cpus: config.cpus.get().into(),
         console: Box::new(console),

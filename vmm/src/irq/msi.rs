@@ -175,6 +175,15 @@ impl MsiVector {
         }
     }
 
+    /// Keeps nothing any more. What is sent at once is not kept.
+    pub fn forget(&self) {
+        let wire = self.wire();
+        if !wire.connected {
+            // None is no failure: nothing was kept.
+            let _ = self.event.read();
+        }
+    }
+
     /// Interrupts.
     pub fn signal(&self) {
         // A full counter (2^64 − 2) is the only failure, and then an interrupt is due already.

@@ -7,6 +7,8 @@
 //!                          fast enough?     └─ vCPUs ──► vcpu
 //! ```
 
+mod chips;
+pub(crate) mod mirror;
 mod open;
 mod probe;
 mod rings;
@@ -14,10 +16,11 @@ mod sys;
 mod tracking;
 mod vm;
 
+pub use chips::{Age, ChannelState, Chips, IoApicState, PicState, PitState};
 pub use open::Kvm;
 pub use probe::Speed;
 pub use tracking::{Tracked, Tracking};
-pub use vm::{Chips, PortWidth, Vm};
+pub use vm::{PortWidth, Vm};
 
 use thiserror::Error;
 use vmm_sys_util::errno;

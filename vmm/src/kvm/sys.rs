@@ -1,9 +1,16 @@
-//! The calls to KVM that share memory: this process's with a guest, and KVM's rings with this process.
-#![expect(unsafe_code, reason = "memory that the kernel, or a guest, reads and writes while we do")]
+//! The calls to KVM that share memory, this process's with a guest and KVM's rings with this process; and those
+//! whose argument is a union.
+#![expect(
+    unsafe_code,
+    reason = "memory that the kernel, or a guest, reads and writes while we do; chips are unions"
+)]
 
+use super::chips::IoApicState;
 use crate::memory::GuestRam;
 use kvm_bindings::{
-    KVM_DIRTY_LOG_PAGE_OFFSET, KVM_MEM_LOG_DIRTY_PAGES, KVMIO, kvm_dirty_gfn, kvm_userspace_memory_region,
+    KVM_DIRTY_LOG_PAGE_OFFSET, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MEM_LOG_DIRTY_PAGES, KVMIO, kvm_dirty_gfn, kvm_ioapic_state, kvm_ioapic_state__bindgen_ty_1,
+    kvm_irqchip, kvm_pic_state, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use std::os::fd::AsRawFd;
@@ -154,4 +161,56 @@ impl Drop for RingMap {
 pub(super) fn reset_rings(vm: &VmFd) -> Result<u32, errno::Error> {
     // SAFETY: takes no argument.
     u32::try_from(unsafe { ioctl(vm, KVM_RESET_DIRTY_RINGS()) }).map_err(|_| errno::Error::last())
+}
+
+/// An interrupt controller, by KVM's number.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Controller {
+    FirstPic = KVM_IRQCHIP_PIC_MASTER as isize,
+    SecondPic = KVM_IRQCHIP_PIC_SLAVE as isize,
+}
+
+/// Reads a PIC.
+pub(super) fn pic(fd: &VmFd, which: Controller) -> Result<kvm_pic_state, errno::Error> {
+    let mut chip = kvm_irqchip { chip_id: which as u32, ..Default::default() };
+    fd.get_irqchip(&mut chip)?;
+    // SAFETY: the chip that was asked for is a PIC, so that is the member that KVM wrote; all are plain bytes.
+    Ok(unsafe { chip.chip.pic })
+}
+
+/// Sets a PIC.
+pub(super) fn set_pic(fd: &VmFd, which: Controller, pic: &kvm_pic_state) -> Result<(), errno::Error> {
+    let mut chip = kvm_irqchip { chip_id: which as u32, ..Default::default() };
+    chip.chip.pic = *pic;
+    fd.set_irqchip(&chip)
+}
+
+/// Reads the I/O APIC.
+pub(super) fn io_apic(fd: &VmFd) -> Result<IoApicState, errno::Error> {
+    let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+    fd.get_irqchip(&mut chip)?;
+    // SAFETY: the chip that was asked for is the I/O APIC, so that is the member that KVM wrote.
+    let io_apic = unsafe { chip.chip.ioapic };
+    Ok(IoApicState {
+        base_address: io_apic.base_address,
+        register_select: io_apic.ioregsel,
+        id: io_apic.id,
+        requests: io_apic.irr,
+        // SAFETY: both members of an entry are its 64 bits.
+        redirections: io_apic.redirtbl.map(|entry| unsafe { entry.bits }),
+    })
+}
+
+/// Sets the I/O APIC.
+pub(super) fn set_io_apic(fd: &VmFd, state: &IoApicState) -> Result<(), errno::Error> {
+    let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+    chip.chip.ioapic = kvm_ioapic_state {
+        base_address: state.base_address,
+        ioregsel: state.register_select,
+        id: state.id,
+        irr: state.requests,
+        pad: 0,
+        redirtbl: state.redirections.map(|bits| kvm_ioapic_state__bindgen_ty_1 { bits }),
+    };
+    fd.set_irqchip(&chip)
 }

@@ -6,17 +6,11 @@ use super::tracking::{Tracked, Tracking};
 use super::{Error, Kvm};
 use crate::dirty::PageSet;
 use crate::memory::{GuestRam, layout};
-use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting,
-    kvm_irqchip, kvm_pit_config, kvm_pit_state2,
-};
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_pit_config};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VcpuFd, VmFd};
-use std::fmt;
 use std::sync::Arc;
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-
-const CHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
 
 /// How wide a write to a port is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,21 +21,6 @@ pub enum PortWidth {
     Word,
     /// `outl`.
     Long,
-}
-
-/// What KVM's interrupt controllers and timer know.
-#[derive(Clone)]
-pub struct Chips {
-    /// Both PICs, and the I/O APIC.
-    controllers: [kvm_irqchip; 3],
-    /// The timer.
-    pit: kvm_pit_state2,
-}
-
-impl fmt::Debug for Chips {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chips").field("pit", &self.pit).finish_non_exhaustive()
-    }
 }
 
 /// A VM with memory and interrupt controllers, and no vCPU yet.
@@ -126,24 +105,6 @@ impl Vm {
     /// Raises or lowers a pin of the interrupt controllers.
     pub fn set_line(&self, gsi: u32, high: bool) -> Result<(), Error> {
         self.fd().set_irq_line(gsi, high).map_err(Error::call("a change of an interrupt line"))
-    }
-
-    /// What its controllers and its timer know. No vCPU runs.
-    pub fn chips(&self) -> Result<Chips, Error> {
-        let mut controllers = CHIPS.map(|chip_id| kvm_irqchip { chip_id, ..Default::default() });
-        for controller in &mut controllers {
-            self.fd().get_irqchip(controller).map_err(Error::call("an interrupt controller's state"))?;
-        }
-        let pit = self.fd().get_pit2().map_err(Error::call("the timer's state"))?;
-        Ok(Chips { controllers, pit })
-    }
-
-    /// Makes them know that. No vCPU runs.
-    pub fn set_chips(&self, chips: &Chips) -> Result<(), Error> {
-        for controller in &chips.controllers {
-            self.fd().set_irqchip(controller).map_err(Error::call("an interrupt controller's new state"))?;
-        }
-        self.fd().set_pit2(&chips.pit).map_err(Error::call("the timer's new state"))
     }
 
     pub(crate) fn set_routes(&self, routes: &KvmIrqRouting) -> Result<(), Error> {

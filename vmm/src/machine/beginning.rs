@@ -11,13 +11,14 @@
 //!
 //! Memory keeps what is in it, as on a PC that is reset; what has to be there for the kernel is written anew.
 
-use super::MachineError;
 use super::devices::{Devices, DevicesState};
+use super::{BootFiles, MachineError};
 use crate::acpi;
 use crate::boot::{self, Entry};
 use crate::kvm::{Chips, Vm};
 use crate::memory::GuestRam;
-use crate::vcpu::{Vcpu, VcpuState};
+use crate::vcpu::{HostTicks, Vcpu, VcpuState};
+use kvm_bindings::kvm_sregs;
 use rustix::fs::OFlags;
 use std::fs::File;
 use std::io;
@@ -38,12 +39,8 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// Opens what is to be booted.
-    pub(super) fn open(
-        path: PathBuf,
-        initrd: Option<PathBuf>,
-        cmdline: String,
-        cpus: u32,
-    ) -> Result<Self, MachineError> {
+    pub(super) fn open(files: BootFiles, cpus: u32) -> Result<Self, MachineError> {
+        let BootFiles { kernel: path, initrd, cmdline } = files;
         let image = open("kernel", &path)?;
         let initrd = initrd.map(|path| open("initrd", &path)).transpose()?;
         Ok(Self { path, image, initrd, cmdline, cpus })
@@ -91,7 +88,9 @@ impl Beginning {
         vcpus: &[Vcpu],
         devices: &Devices,
     ) -> Result<Self, MachineError> {
-        let mut states = vcpus.iter().map(Vcpu::save).collect::<Result<Vec<_>, _>>()?;
+        let now = HostTicks::now();
+        let saved = vcpus.iter().map(|vcpu| vcpu.save(now).done().map(|state| *state));
+        let mut states = saved.collect::<Result<Vec<_>, _>>()?;
         // A reset sets the counters to zero, and all at once: KVM keeps those together that are set alike.
         states.iter_mut().for_each(VcpuState::clear_counter);
         let chips = vm.chips()?;
@@ -100,6 +99,7 @@ impl Beginning {
 
     /// Makes the machine what it was. All of it stands.
     pub(super) fn again(&mut self, vcpus: &[Vcpu], devices: &Devices) -> Result<(), MachineError> {
+        let now = HostTicks::now();
         devices.load(&self.devices)?;
         self.vm.set_chips(&self.chips)?;
         let entry = self.kernel.load(self.vm.ram())?;
@@ -107,11 +107,13 @@ impl Beginning {
             let mut state = state.clone();
             if number == 0 {
                 // The file may have become another kernel's.
-                state.regs = entry
-                    .prepare(self.vm.ram(), &mut state.sregs)
+                let mut sregs: kvm_sregs = (&state.sregs).into();
+                let regs = entry
+                    .prepare(self.vm.ram(), &mut sregs)
                     .map_err(|source| MachineError::Boot { path: self.kernel.path().clone(), source })?;
+                (state.regs, state.sregs) = ((&regs).into(), (&sregs).into());
             }
-            vcpu.load(state)?;
+            vcpu.load(state, now).done()?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The machine as others see it: requests to its lifecycle, and what it tells them.
 
+use super::frozen::Freezer;
 use super::lifecycle::{Answer, Request};
 use crate::control::{BlockInfo, Control, ControlError, CpuInfo, Event, RunState};
 use crate::vcpu::Vcpu;
@@ -24,9 +25,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Handle {
-    pub(super) fn new(vcpus: &[Vcpu], blocks: Vec<BlockInfo>, requests: Sender<Request>) -> Self {
+    pub(super) fn new(
+        vcpus: &[Vcpu],
+        blocks: Vec<BlockInfo>,
+        requests: Sender<Request>,
+        state: RunState,
+    ) -> Self {
         let cpus = vcpus.iter().map(|vcpu| CpuInfo { index: vcpu.index(), thread: vcpu.thread() }).collect();
-        Self { cpus, blocks, requests, state: Mutex::new(RunState::Paused), listeners: Mutex::default() }
+        Self { cpus, blocks, requests, state: Mutex::new(state), listeners: Mutex::default() }
+    }
+
+    pub(super) fn freezer(&self) -> Freezer {
+        Freezer::new(self.requests.clone())
     }
 
     pub(super) fn current(&self) -> RunState {

@@ -7,6 +7,7 @@
 //! ```
 
 use super::lifecycle::Request;
+use super::state::MachineState;
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::devices::i8042::{self, I8042, ResetRegister, ResetState};
 use crate::devices::pm::{self, Pm, PmState, Power, Stopwatch};
@@ -15,8 +16,10 @@ use crate::devices::serial::{self, Output, Serial, SerialState};
 use crate::irq::{Pin, Routes};
 use crate::kvm::Vm;
 use crate::memory::layout;
+use crate::pci::root::RootState;
 use crate::vcpu::Buses;
 use crate::virtio::Device;
+use crate::virtio::pci::CardState;
 use crate::virtio::pci::cards::{CardError, Cards, CardsError, CardsState};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -37,10 +40,10 @@ pub struct Devices {
 /// What devices know that a reset makes them forget.
 #[derive(Clone, Debug)]
 pub(super) struct DevicesState {
-    serial: SerialState,
-    pm: PmState,
-    reset: ResetState,
-    cards: CardsState,
+    pub(super) serial: SerialState,
+    pub(super) pm: PmState,
+    pub(super) reset: ResetState,
+    pub(super) cards: CardsState,
 }
 
 /// What a device asks of the machine becomes a request.
@@ -124,7 +127,23 @@ impl Devices {
         self.pm.load(&state.pm);
         self.reset.load(state.reset);
         self.cards.reset();
-        self.cards.load(&state.cards)
+        self.cards.check(&state.cards.root, &state.cards.cards)?;
+        self.cards.load(&state.cards.root, &state.cards.cards);
+        Ok(())
+    }
+
+    /// Whether these are the states of such cards.
+    pub(super) fn check(&self, root: &RootState, cards: &[CardState]) -> Result<(), CardsError> {
+        self.cards.check(root, cards)
+    }
+
+    /// Makes them know what a state says that was checked, while they stand.
+    pub(super) fn take(&self, state: &MachineState) {
+        self.serial.load(&state.serial);
+        self.rtc.load(state.rtc.clone());
+        self.pm.load(&state.pm);
+        self.reset.load(state.reset);
+        self.cards.load(&state.pci, &state.cards);
     }
 
     /// Gives each its addresses.

@@ -5,6 +5,7 @@
 //!                             │  lifecycle: one request after the other
 //!      Control (QMP, signals) │
 //!         stop, cont, … ─────►├─► vCPUs: pause, resume
+//!      Freezer (checkpoints) ►├─► a closure that holds a machine that stands: save, load
 //!      Power (guest) ────────►├─► devices: pause, resume (machine::devices)
 //!      vCPUs: ended ─────────►└─► clocks: stand, go on
 //! ```
@@ -12,18 +13,23 @@
 //! All requests come through one channel to one thread, so that no two are ever half done at once.
 
 mod beginning;
-mod clock;
+mod clocks;
 mod control;
 pub mod devices;
+mod frozen;
 mod lifecycle;
+mod load;
+mod state;
 
+pub use frozen::{After, Freezer, Frozen, PauseTimes, Time};
 pub use lifecycle::ExitReason;
+pub use state::{ClockState, LoadError, MachineState, Shape, StateError};
 
 use crate::acpi::AcpiError;
 use crate::boot::BootError;
 use crate::bus::BusError;
 use crate::config::OnReset;
-use crate::control::{BlockInfo, Control};
+use crate::control::{BlockInfo, Control, RunState};
 use crate::devices::serial::{Output, Serial};
 use crate::irq::Routes;
 use crate::kvm::{Error as KvmError, Kvm, Vm};
@@ -33,22 +39,39 @@ use crate::vcpu::{self, VcpuError};
 use crate::virtio::Device;
 use crate::virtio::pci::cards::{CardError, CardsError};
 use beginning::{Beginning, Kernel};
+use clocks::Clocks;
 use control::Handle;
-use lifecycle::{Lifecycle, Request};
+use lifecycle::{Lifecycle, Parts, Request};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::{fmt, io};
 use thiserror::Error;
 
-/// What a machine is made of.
-pub struct Setup {
+/// What is booted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootFiles {
     /// The kernel: a bzImage or an ELF file.
     pub kernel: PathBuf,
     /// Its initrd.
     pub initrd: Option<PathBuf>,
     /// Its command line.
     pub cmdline: String,
+}
+
+/// How a machine begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// It boots.
+    Boot(BootFiles),
+    /// It waits for a state, and boots this when it is reset after; without it a reset is the end.
+    Wait(Option<BootFiles>),
+}
+
+/// What a machine is made of.
+pub struct Setup {
+    /// How it begins.
+    pub begin: Begin,
     /// Bytes of RAM.
     pub memory: u64,
     /// How many vCPUs.
@@ -68,8 +91,9 @@ pub struct Setup {
 impl fmt::Debug for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Setup")
-            .field("kernel", &self.kernel)
-            .field("cmdline", &self.cmdline)
+            .field("begin", &self.begin)
+            .field("memory", &self.memory)
+            .field("cpus", &self.cpus)
             .finish_non_exhaustive()
     }
 }
@@ -125,6 +149,9 @@ pub enum MachineError {
     /// Too many vCPUs, or none.
     #[error("a machine has 1 to {most} vCPUs, not {0}", most = MOST_CPUS)]
     Cpus(u32),
+    /// It was frozen, and is neither what it was nor what it was to be.
+    #[error("the guest cannot go on: {0}")]
+    Lost(String),
     /// It cannot be confined.
     #[error(transparent)]
     Confine(#[from] ConfineError),
@@ -150,26 +177,32 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Makes it, with the kernel in its memory.
+    /// Makes it, with the kernel in its memory if it boots.
     pub fn new(setup: Setup) -> Result<Self, MachineError> {
         if !(1..=MOST_CPUS).contains(&setup.cpus) {
             return Err(MachineError::Cpus(setup.cpus));
         }
         // First what can be wrong with the command line, so that nothing is made in vain.
-        let mut kernel = Kernel::open(setup.kernel, setup.initrd, setup.cmdline, setup.cpus)?;
+        let (boots, files) = match setup.begin {
+            Begin::Boot(files) => (true, Some(files)),
+            Begin::Wait(files) => (false, files),
+        };
+        let mut kernel = files.map(|files| Kernel::open(files, setup.cpus)).transpose()?;
         let kvm = Kvm::open()?;
         let ram = Arc::new(memory::new(setup.memory)?);
-        let entry = kernel.load(&ram)?;
+        let to_boot = kernel.as_mut().filter(|_| boots);
+        let entry = to_boot
+            .map(|kernel| Ok::<_, MachineError>((kernel.load(&ram)?, kernel.path().clone())))
+            .transpose()?;
         let vm = Arc::new(Vm::new(&kvm, ram)?);
         let routes = Routes::new(vm.clone())?;
         let resets: Vec<_> = (0..setup.cpus)
             .map(|index| vcpu::Reset::new(&kvm, &vm, index, setup.cpus))
             .collect::<Result<_, _>>()?;
-        if let Some(first) = resets.first() {
-            entry
-                .set(vm.ram(), first.fd())
-                .map_err(|source| MachineError::Boot { path: kernel.path().clone(), source })?;
+        if let (Some(first), Some((entry, path))) = (resets.first(), entry) {
+            entry.set(vm.ram(), first.fd()).map_err(|source| MachineError::Boot { path, source })?;
         }
+        let khz = resets.first().map_or(0, vcpu::Reset::counter_khz);
 
         let (requests, inbox) = channel();
         let mut devices = devices::Devices::new(&vm, &routes, setup.console, requests.clone());
@@ -186,18 +219,26 @@ impl Machine {
             let told = move |index, ending| drop(requests.send(Request::Ended(index, ending)));
             vcpus.push(reset.start(buses.clone(), sandbox.clone(), told)?);
         }
-        let control = Arc::new(Handle::new(&vcpus, setup.blocks, requests));
-        let reboot = match setup.on_reset {
-            OnReset::Reboot => Some(Beginning::new(kernel, vm.clone(), &vcpus, &devices)?),
-            OnReset::Exit => None,
+        let state = if boots { RunState::Paused } else { RunState::InMigrate };
+        let control = Arc::new(Handle::new(&vcpus, setup.blocks, requests, state));
+        let reboot = match (setup.on_reset, kernel) {
+            (OnReset::Reboot, Some(kernel)) => Some(Beginning::new(kernel, vm.clone(), &vcpus, &devices)?),
+            _ => None,
         };
-        let lifecycle = Lifecycle::new(kvm, vcpus, devices, reboot, vm, inbox, control.clone());
+        let clocks = Clocks::new(vm.clone(), devices.timer(), khz);
+        let parts = Parts { kvm, vm, vcpus, devices, clocks, beginning: reboot };
+        let lifecycle = Lifecycle::new(parts, inbox, control.clone());
         Ok(Self { lifecycle, control, serial, sandbox })
     }
 
     /// Who commands it, from any thread.
     pub fn control(&self) -> Arc<dyn Control> {
         self.control.clone()
+    }
+
+    /// Who freezes it, from any thread.
+    pub fn freezer(&self) -> Freezer {
+        self.control.freezer()
     }
 
     /// COM1, for what is typed.

@@ -109,6 +109,10 @@ pub struct ConfigState {
     pub bytes: Vec<u8>,
 }
 
+/// The bytes of a space, checked to be of a certain function.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes([u8; SIZE]);
+
 #[derive(Clone, Copy, Debug)]
 struct Bar {
     kind: BarKind,
@@ -250,8 +254,13 @@ impl ConfigSpace {
         ConfigState { bytes: self.bytes.to_vec() }
     }
 
-    /// Takes a state, if it is of such a function.
-    pub fn load(&mut self, state: &ConfigState) -> Result<(), ConfigError> {
+    /// Takes bytes that were checked.
+    pub fn load(&mut self, bytes: Bytes) {
+        self.bytes = bytes.0;
+    }
+
+    /// Gives the bytes of a state, if it is of such a function.
+    pub fn check(&self, state: &ConfigState) -> Result<Bytes, ConfigError> {
         let bytes: [u8; SIZE] =
             state.bytes.as_slice().try_into().map_err(|_| ConfigError::Length(state.bytes.len()))?;
         for (at, ((&theirs, &ours), mask)) in bytes.iter().zip(&self.bytes).zip(&self.writable).enumerate() {
@@ -259,8 +268,7 @@ impl ConfigSpace {
                 return Err(ConfigError::Differs { at, theirs, ours });
             }
         }
-        self.bytes = bytes;
-        Ok(())
+        Ok(Bytes(bytes))
     }
 }
 

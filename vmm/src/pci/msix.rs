@@ -42,6 +42,8 @@ pub trait Vector: Send + Sync + fmt::Debug {
     fn unmask(&self) -> Result<(), Box<dyn Error + Send + Sync>>;
     /// Whether something is kept.
     fn pending(&self) -> bool;
+    /// Keeps nothing any more.
+    fn forget(&self);
     /// Interrupts.
     fn signal(&self);
 }
@@ -61,6 +63,10 @@ impl Vector for MsiVector {
 
     fn pending(&self) -> bool {
         self.pending()
+    }
+
+    fn forget(&self) {
+        self.forget();
     }
 
     fn signal(&self) {
@@ -232,25 +238,32 @@ impl Msix {
         MsixState { control: table.control, entries: table.entries.clone(), pending }
     }
 
-    /// Takes a state.
-    pub fn load(&self, state: &MsixState) -> Result<(), MsixError> {
+    /// Whether a state is of such a table.
+    pub fn check(&self, state: &MsixState) -> Result<(), MsixError> {
         let ours = self.vectors.len();
         let (theirs, pending) = (state.entries.len(), state.pending.len());
         if theirs != ours || pending != ours {
             return Err(MsixError { theirs, pending, ours });
         }
+        Ok(())
+    }
+
+    /// Takes a state that was checked; what is beyond the vectors is left.
+    pub fn load(&self, state: &MsixState) {
         let mut table = self.table();
         table.control = state.control & CONTROL_WRITABLE;
-        for number in 0..ours {
-            let Entry { address, data, control } = state.entries[number];
+        let saved = state.entries.iter().zip(&state.pending).zip(&self.vectors).enumerate();
+        for (number, ((entry, pending), vector)) in saved {
+            let Entry { address, data, control } = *entry;
             table.entries[number] = Entry { address: address & !3, data, control: control & VECTOR_MASK };
+            // What was kept here was of a guest that is no more.
+            vector.forget();
             self.apply(&mut table, number);
             // What KVM has sent is in the local APICs' state; what it has not is sent anew.
-            if state.pending[number] {
-                self.vectors[number].signal();
+            if *pending {
+                vector.signal();
             }
         }
-        Ok(())
     }
 
     /// Tells a vector what the table says of it.

@@ -19,6 +19,8 @@ pub const SLOTS: u8 = 32;
 pub const CONFIG_PORTS: u64 = 8;
 
 const ENABLE: u32 = 1 << 31;
+/// Bits 30–24 and 1–0 of the address register are reserved, and read as zeros.
+const ADDRESS: u32 = 0x80ff_fffc;
 const DATA: u64 = 4;
 const RESET: u64 = layout::RESET_PORT - layout::PCI_CONFIG_PORT;
 
@@ -102,12 +104,19 @@ impl Root {
         RootState { address: self.address.load(Ordering::Relaxed), bridge: self.bridge.space().save() }
     }
 
-    /// Takes a state. The functions take theirs before.
-    pub fn load(&self, state: &RootState) -> Result<(), ConfigError> {
-        self.bridge.space().load(&state.bridge)?;
-        self.address.store(state.address, Ordering::Relaxed);
-        self.decode_anew();
-        Ok(())
+    /// Whether a state is of such a bus.
+    pub fn check(&self, state: &RootState) -> Result<(), ConfigError> {
+        self.bridge.space().check(&state.bridge).map(drop)
+    }
+
+    /// Takes a state that was checked; another one is left. Whoever has changed what functions decode calls
+    /// [`decode_anew`](Self::decode_anew).
+    pub fn load(&self, state: &RootState) {
+        let mut bridge = self.bridge.space();
+        if let Ok(bytes) = bridge.check(&state.bridge) {
+            bridge.load(bytes);
+            self.address.store(state.address & ADDRESS, Ordering::Relaxed);
+        }
     }
 
     /// The function and register that the address register selects.
@@ -168,8 +177,7 @@ impl BusDevice for Ports {
             (RESET, [_], Some(reset)) => reset.write(0, data),
             // The register is one double word; what is narrower is no write to it.
             (0, &[a, b, c, d], _) => {
-                // Bits 30–24 and 1–0 are reserved, and read as zeros.
-                let address = u32::from_le_bytes([a, b, c, d]) & 0x80ff_fffc;
+                let address = u32::from_le_bytes([a, b, c, d]) & ADDRESS;
                 self.root.address.store(address, Ordering::Relaxed);
             }
             (DATA..CONFIG_PORTS, ..) if offset + data.len() as u64 <= CONFIG_PORTS => {

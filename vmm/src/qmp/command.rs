@@ -100,6 +100,8 @@ fn status(state: RunState) -> Value {
     let word = match state {
         RunState::Running => "running",
         RunState::Paused => "paused",
+        RunState::InMigrate => "inmigrate",
+        RunState::Colo => "colo",
         RunState::Shutdown => "shutdown",
     };
     json!({"status": word, "running": state == RunState::Running})

@@ -12,6 +12,7 @@
 //! Whoever commands it kicks it out of the guest: `immediate_exit` for the moment before it enters, a
 //! signal for the time inside. It ends when its handle is dropped.
 
+mod counter;
 mod cpuid;
 mod exits;
 mod msrs;
@@ -21,8 +22,13 @@ mod sys;
 mod tests;
 mod thread;
 
+pub use counter::HostTicks;
 pub use exits::{Buses, Ending};
-pub use state::{StateError, VcpuState};
+pub use msrs::Msr;
+pub use state::{
+    DebugRegisters, Events, ExtendedControl, Leaf, Registers, Segment, StateError, SystemRegisters, Table,
+    VcpuState,
+};
 
 use crate::kvm::{Error as KvmError, Kvm, Vm};
 use crate::sandbox::{Kind, Sandbox};
@@ -69,7 +75,7 @@ pub struct Reset {
     // Dropped before the VM, whose memory it maps.
     fd: VcpuFd,
     vm: Arc<Vm>,
-    msrs: Vec<u32>,
+    keeper: state::Keeper,
 }
 
 impl Reset {
@@ -79,12 +85,18 @@ impl Reset {
         let cpuid = cpuid::of_vcpu(&kvm.supported_cpuid()?, index, count)?;
         fd.set_cpuid2(&cpuid).map_err(KvmError::call("a vCPU's CPUID"))?;
         msrs::set_start_values(&fd)?;
-        Ok(Self { index, fd, vm: vm.clone(), msrs: kvm.msr_indices()? })
+        let keeper = state::Keeper::new(&fd, vm.ram().clone(), &kvm.msr_indices()?)?;
+        Ok(Self { index, fd, vm: vm.clone(), keeper })
     }
 
     /// KVM's own handle: for the registers that a boot protocol wants.
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
+    }
+
+    /// How many ticks its counter has in a millisecond, which are the host's.
+    pub fn counter_khz(&self) -> u32 {
+        self.keeper.counter_khz()
     }
 
     /// Gives it a thread in this sandbox, in which it stands. `ended` is told, in that thread, when it cannot go on.
@@ -95,7 +107,7 @@ impl Reset {
         ended: impl Fn(u32, Ending) + Send + 'static,
     ) -> Result<Vcpu, VcpuError> {
         listen_for_kicks();
-        let index = self.index;
+        let (index, offered) = (self.index, self.keeper.offered());
         let (commands, receiver) = channel();
         let (mut runner, page) = thread::Runner::new(self, buses, receiver, Box::new(ended));
         let (tell, told) = sync_channel(1);
@@ -111,17 +123,21 @@ impl Reset {
             })
             .map_err(|source| VcpuError::Thread { index, source })?;
         let id = told.recv().map_err(|_| VcpuError::Gone(index))?;
-        Ok(Vcpu { index, id, commands: Some(commands), page, thread: Some(thread) })
+        Ok(Vcpu { index, id, commands: Some(commands), page, thread: Some(thread), offered })
     }
 }
+
+/// A state, or why there is none.
+type Saved = Result<Box<VcpuState>, StateError>;
 
 /// What a vCPU's thread is told.
 #[derive(Debug)]
 enum Command {
     Resume(SyncSender<()>),
     Pause(SyncSender<()>),
-    Save(SyncSender<Result<Box<VcpuState>, StateError>>),
-    Load(Box<VcpuState>, SyncSender<Result<(), StateError>>),
+    Save(HostTicks, SyncSender<Saved>),
+    Load(Box<VcpuState>, HostTicks, SyncSender<Saved>),
+    Shift(u64, SyncSender<Result<(), StateError>>),
 }
 
 /// A vCPU with a thread. Dropping it ends both.
@@ -131,6 +147,7 @@ pub struct Vcpu {
     commands: Option<Sender<Command>>,
     page: Arc<RunPage>,
     thread: Option<JoinHandle<()>>,
+    offered: Arc<[Leaf]>,
 }
 
 /// The answer to a command, when it comes: commands to several vCPUs are carried out at the same time.
@@ -145,6 +162,14 @@ impl<T> Answer<T> {
     /// Waits for it.
     pub fn wait(self) -> Result<T, VcpuError> {
         self.receiver.recv().map_err(|_| VcpuError::Gone(self.index))
+    }
+}
+
+impl<T> Answer<Result<T, StateError>> {
+    /// Waits for it, and says whose it is if it is an error.
+    pub fn done(self) -> Result<T, VcpuError> {
+        let index = self.index;
+        self.wait()?.map_err(|source| VcpuError::State { index, source })
     }
 }
 
@@ -169,16 +194,25 @@ impl Vcpu {
         self.command(Command::Pause)
     }
 
-    /// Reads its state. It must stand.
-    pub fn save(&self) -> Result<VcpuState, VcpuError> {
-        let state = self.command(Command::Save).wait()?;
-        state.map(|state| *state).map_err(|source| VcpuError::State { index: self.index, source })
+    /// Reads its state, with the counter as it is at an instant. It must stand.
+    pub fn save(&self, at: HostTicks) -> Answer<Saved> {
+        self.command(|answer| Command::Save(at, answer))
     }
 
-    /// Sets its state. It must stand.
-    pub fn load(&self, state: VcpuState) -> Result<(), VcpuError> {
-        let done = self.command(|answer| Command::Load(Box::new(state), answer)).wait()?;
-        done.map_err(|source| VcpuError::State { index: self.index, source })
+    /// Whether it can take a state, as far as can be told without trying.
+    pub fn check(&self, state: &VcpuState) -> Result<(), StateError> {
+        state.check(&self.offered)
+    }
+
+    /// Sets its state, with the counter as it is to be at an instant. It must stand. Gives the state that it
+    /// had; after an error it has that again.
+    pub fn load(&self, state: VcpuState, at: HostTicks) -> Answer<Saved> {
+        self.command(|answer| Command::Load(Box::new(state), at, answer))
+    }
+
+    /// Turns its counter back by so many ticks of the host's. It must stand.
+    pub fn shift(&self, ticks: u64) -> Answer<Result<(), StateError>> {
+        self.command(|answer| Command::Shift(ticks, answer))
     }
 
     fn command<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Answer<T> {

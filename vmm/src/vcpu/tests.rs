@@ -90,12 +90,20 @@ const COUNT: &[u8] = &[0x66, 0x41, 0xe6, 0x10, 0xeb, 0xfa];
 /// `inc al; out 0x10, al`, and again.
 const COUNT_ALOUD: &[u8] = &[0xfe, 0xc0, 0xe6, 0x10, 0xeb, 0xfa];
 
+fn save(vcpu: &Vcpu) -> VcpuState {
+    *vcpu.save(HostTicks::now()).done().unwrap()
+}
+
+fn load(vcpu: &Vcpu, state: &VcpuState) {
+    vcpu.load(state.clone(), HostTicks::now()).done().unwrap();
+}
+
 /// Runs until it has been heard a few times.
 fn run_a_while(guest: &Guest) -> VcpuState {
     guest.vcpu.resume().wait().unwrap();
     assert_eq!(guest.heard.iter().take(5).count(), 5);
     guest.vcpu.pause().wait().unwrap();
-    guest.vcpu.save().unwrap()
+    save(&guest.vcpu)
 }
 
 #[test]
@@ -110,14 +118,14 @@ fn a_bug_in_a_device_ends_the_machine_and_not_one_vcpu_alone() {
 #[test]
 fn it_stands_until_resumed_and_again_when_paused() {
     let guest = guest(COUNT);
-    let first = guest.vcpu.save().unwrap();
+    let first = save(&guest.vcpu);
     assert_eq!((first.regs.rcx, first.regs.rip), (0, CODE));
     let later = run_a_while(&guest);
     assert!((CODE..CODE + 6).contains(&later.regs.rip));
     assert!(later.regs.rcx >= 5);
-    assert_eq!(guest.vcpu.save().unwrap().regs, later.regs, "it stands");
+    assert_eq!(save(&guest.vcpu).regs, later.regs, "it stands");
     guest.vcpu.pause().wait().unwrap();
-    assert_eq!(guest.vcpu.save().unwrap().regs, later.regs, "pausing twice is pausing");
+    assert_eq!(save(&guest.vcpu).regs, later.regs, "pausing twice is pausing");
 }
 
 #[test]
@@ -139,7 +147,7 @@ fn each_pause_finishes_the_access_that_it_meets() {
         total += guest.heard.iter().take(1).count();
         guest.vcpu.pause().wait().unwrap();
         total += guest.heard.try_iter().count();
-        let regs = guest.vcpu.save().unwrap().regs;
+        let regs = save(&guest.vcpu).regs;
         // After `inc` the count is one ahead of what was heard; after `out`, or before `inc`, it is not.
         let ahead = usize::from(regs.rip == CODE + 2);
         assert_eq!(regs.rax as u8, (total + ahead) as u8);
@@ -194,22 +202,22 @@ fn one_vm_goes_on_where_another_stood() {
     let text = serde_json::to_string(&state).unwrap();
     drop(one);
     let two = guest(COUNT);
-    two.vcpu.load(serde_json::from_str(&text).unwrap()).unwrap();
-    let loaded = two.vcpu.save().unwrap();
+    load(&two.vcpu, &serde_json::from_str(&text).unwrap());
+    let loaded = save(&two.vcpu);
     assert_eq!((loaded.regs, loaded.sregs), (state.regs, state.sregs));
     assert_eq!(loaded.xsave, state.xsave);
     let later = run_a_while(&two);
     assert!(later.regs.rcx > state.regs.rcx);
     // And into one that has run already, as a secondary does at each checkpoint.
-    two.vcpu.load(state.clone()).unwrap();
-    assert_eq!(two.vcpu.save().unwrap().regs, state.regs);
+    load(&two.vcpu, &state);
+    assert_eq!(save(&two.vcpu).regs, state.regs);
 }
 
 #[test]
 fn one_that_runs_has_no_state() {
     let guest = guest(COUNT);
     guest.vcpu.resume().wait().unwrap();
-    let error = guest.vcpu.save().unwrap_err();
+    let error = guest.vcpu.save(HostTicks::now()).done().unwrap_err();
     assert!(matches!(error, VcpuError::State { index: 0, source: StateError::Running }), "{error}");
 }
 
@@ -224,6 +232,6 @@ fn a_vcpu_that_waits_for_its_start_can_be_paused_and_dropped() {
         .unwrap();
     second.resume().wait().unwrap();
     second.pause().wait().unwrap();
-    assert_eq!(second.save().unwrap().mp_state.mp_state, kvm_bindings::KVM_MP_STATE_UNINITIALIZED);
+    assert_eq!(save(&second).mp_state, kvm_bindings::KVM_MP_STATE_UNINITIALIZED);
     second.resume().wait().unwrap();
 }

@@ -1,7 +1,7 @@
 //! The thread of a vCPU.
 
 use super::exits::{Buses, Ending, Step, step};
-use super::state::{StateError, VcpuState};
+use super::state::{Keeper, StateError};
 use super::sys::RunPage;
 use super::{Command, Reset};
 use crate::kvm::Vm;
@@ -37,7 +37,7 @@ pub(super) struct Runner {
     page: Closing,
     fd: VcpuFd,
     vm: Arc<Vm>,
-    msrs: Vec<u32>,
+    keeper: Keeper,
     buses: Arc<Buses>,
     commands: Receiver<Command>,
     ended: Box<dyn Fn(u32, Ending) + Send>,
@@ -60,10 +60,10 @@ impl Runner {
         commands: Receiver<Command>,
         ended: Box<dyn Fn(u32, Ending) + Send>,
     ) -> (Self, Arc<RunPage>) {
-        let Reset { index, mut fd, vm, msrs } = reset;
+        let Reset { index, mut fd, vm, keeper } = reset;
         let page = Arc::new(RunPage::new(&mut fd));
         let phase = Phase::Standing { since: Instant::now() };
-        (Self { index, page: Closing(page.clone()), fd, vm, msrs, buses, commands, ended, phase }, page)
+        (Self { index, page: Closing(page.clone()), fd, vm, keeper, buses, commands, ended, phase }, page)
     }
 
     /// Runs until nobody can command it any more.
@@ -111,17 +111,24 @@ impl Runner {
                 }
                 let _ = answer.send(());
             }
-            Command::Save(answer) => {
+            Command::Save(at, answer) => {
                 let state = match self.phase {
                     Phase::Running => Err(StateError::Running),
-                    _ => VcpuState::save(&self.fd, &mut self.msrs).map(Box::new),
+                    _ => self.keeper.save(&self.fd, at).map(Box::new),
                 };
                 let _ = answer.send(state);
             }
-            Command::Load(state, answer) => {
+            Command::Shift(ticks, answer) => {
                 let done = match self.phase {
                     Phase::Running => Err(StateError::Running),
-                    _ => state.load(&self.fd),
+                    _ => self.keeper.turn_back(&self.fd, ticks),
+                };
+                let _ = answer.send(done);
+            }
+            Command::Load(state, at, answer) => {
+                let done = match self.phase {
+                    Phase::Running => Err(StateError::Running),
+                    _ => self.keeper.load(&self.fd, &state, at).map(Box::new),
                 };
                 if done.is_ok() {
                     self.phase = Phase::Standing { since: Instant::now() };

@@ -17,8 +17,11 @@ pub(crate) mod fake_driver;
 pub mod gather;
 pub mod pci;
 pub mod ring;
+mod state;
 pub mod throttle;
 pub mod worker;
+
+pub use state::{DeviceState, Mismatch};
 
 use crate::irq::Interrupt;
 use crate::memory::GuestRam;
@@ -95,6 +98,19 @@ pub trait Device: Send + fmt::Debug {
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceError>;
     /// The driver wants to begin anew: ends all work, and waits for what is in flight.
     fn reset(&mut self);
+    /// What it knows besides its transport, while it is paused.
+    fn save(&self) -> DeviceState;
+    /// Whether a state is of such a device.
+    fn check(&self, state: &DeviceState) -> Result<(), Mismatch>;
+    /// Takes a state that was checked, while it is paused; its transport has taken its own.
+    fn load(&mut self, _state: &DeviceState) {}
+    /// Takes other positions in its queues, while it is paused: where they are is the same. False if it
+    /// cannot; then it is reset and activated anew.
+    fn rewind(&mut self, _positions: &[(u16, QueueState)]) -> bool {
+        false
+    }
+    /// Begins to end all work, and does not wait for it: [`pause`](Self::pause) follows.
+    fn call(&mut self) {}
     /// Ends all work but forgets nothing: when this returns nothing is in flight, no thread touches
     /// the guest's memory, and every interrupt that is due was sent. Gives how far each active queue
     /// is. Paused already, or never activated, is fine.

@@ -137,7 +137,7 @@ impl Control for Tiny {
                 state.tell(Event::Resume);
                 self.changed.notify_all();
             }
-            RunState::Shutdown => {
+            RunState::InMigrate | RunState::Colo | RunState::Shutdown => {
                 return Err(ControlError { what: "go on", reason: "the guest has powered off".into() });
             }
         }

@@ -47,8 +47,6 @@ pub struct Packer {
     compressed: Vec<u8>,
 }
 
-/// Where a page is, for order.
-type Place = (usize, u64);
 
 impl Packer {
     /// One that does this.

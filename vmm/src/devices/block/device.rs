@@ -1,11 +1,11 @@
 //! The disk that a transport and a machine see.
 
 use super::config::{self, FLUSH, QUEUE_SIZE, SECTOR};
-use super::state::{BlockState, Mismatch};
+use super::state::BlockState;
 use super::worker::{Handle, Worker};
 use crate::block::Image;
 use crate::block::engine::Choice;
-use crate::virtio::{Activation, Device, DeviceError, Kind};
+use crate::virtio::{Activation, Device, DeviceError, DeviceState, Kind, Mismatch};
 use std::sync::Arc;
 use virtio_queue::QueueState;
 
@@ -48,8 +48,8 @@ impl Block {
         Self { disk, config, workers: Vec::new() }
     }
 
-    /// Its state.
-    pub fn save(&self) -> BlockState {
+    /// What it is.
+    fn identity(&self) -> BlockState {
         BlockState {
             sectors: self.disk.image.size() / SECTOR,
             block_size: config::block_size(&*self.disk.image),
@@ -57,15 +57,6 @@ impl Block {
             queues: self.disk.queues,
             serial: self.disk.serial.clone(),
         }
-    }
-
-    /// Whether a state is of such a disk.
-    pub fn load(&self, theirs: &BlockState) -> Result<(), Mismatch> {
-        let ours = self.save();
-        if *theirs == ours {
-            return Ok(());
-        }
-        Err(Mismatch { ours: Box::new(ours), theirs: Box::new(theirs.clone()) })
     }
 
     /// Its image.
@@ -119,6 +110,18 @@ impl Device for Block {
         // Each is told before any is waited for.
         self.workers.iter().for_each(Handle::stop);
         self.workers.clear();
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Block(self.identity())
+    }
+
+    fn check(&self, state: &DeviceState) -> Result<(), Mismatch> {
+        let ours = self.identity();
+        match state {
+            DeviceState::Block(theirs) => ours.check(theirs),
+            theirs => Err(Mismatch::kind(theirs, &DeviceState::Block(ours))),
+        }
     }
 
     fn pause(&mut self) -> Vec<(u16, QueueState)> {

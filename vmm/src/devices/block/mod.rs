@@ -21,4 +21,4 @@ mod tests;
 mod worker;
 
 pub use device::{Block, Disk};
-pub use state::{BlockState, Mismatch};
+pub use state::BlockState;

@@ -3,8 +3,8 @@
 //! A disk has nothing between its requests but its queues, which the transport keeps. What is here is what
 //! both sides have to agree on before queues are loaded: a guest must not wake up on another disk.
 
+use crate::virtio::Mismatch;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 /// What a disk is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,12 +21,13 @@ pub struct BlockState {
     pub serial: String,
 }
 
-/// A state of another disk.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the state is of another disk: {theirs:?}, but this one is {ours:?}")]
-pub struct Mismatch {
-    /// This disk.
-    pub ours: Box<BlockState>,
-    /// What came.
-    pub theirs: Box<BlockState>,
+impl BlockState {
+    /// Whether this disk is that one.
+    pub(super) fn check(&self, theirs: &Self) -> Result<(), Mismatch> {
+        Mismatch::unless_same("size in sectors", &theirs.sectors, &self.sectors)?;
+        Mismatch::unless_same("block size", &theirs.block_size, &self.block_size)?;
+        Mismatch::unless_same("read-only switch", &theirs.read_only, &self.read_only)?;
+        Mismatch::unless_same("number of queues", &theirs.queues, &self.queues)?;
+        Mismatch::unless_same("serial number", &theirs.serial, &self.serial)
+    }
 }

@@ -22,7 +22,7 @@ use crate::virtio::answers::Answers;
 use crate::virtio::ring::{Broken, Ring};
 use crate::virtio::throttle::{self, Gate};
 use crate::virtio::worker::{Next, Work, Worker};
-use crate::virtio::{Activation, ActiveQueue, Device, DeviceError, Kind};
+use crate::virtio::{Activation, ActiveQueue, Device, DeviceError, DeviceState, Kind, Mismatch};
 use command::Commands;
 use features::Offloads;
 use receive::Receive;
@@ -64,6 +64,12 @@ impl Counters {
 pub struct NetState {
     /// How many queue pairs the driver uses.
     pub pairs: u16,
+    /// How many there are.
+    pub most_pairs: u16,
+    /// Its address, which the driver read when it began.
+    pub mac: [u8; 6],
+    /// What it said of the largest frame; 0 if nothing.
+    pub mtu: u16,
 }
 
 /// What a card's workers, and whoever saves it, have in common.
@@ -81,15 +87,9 @@ impl Shared {
         &self.counters
     }
 
-    /// Its plain state, while it is paused.
-    pub fn save(&self) -> NetState {
-        NetState { pairs: self.pairs.load(Ordering::Relaxed) }
-    }
-
-    /// Takes a state: after the transport has taken its own, before it goes on. False if the tap has not
-    /// so many queues.
-    pub fn load(&self, state: NetState) -> bool {
-        self.use_pairs(state.pairs)
+    /// How many pairs are in use.
+    pub fn pairs(&self) -> u16 {
+        self.pairs.load(Ordering::Relaxed)
     }
 
     fn use_pairs(&self, pairs: u16) -> bool {
@@ -127,13 +127,22 @@ impl Net {
         Self { mac, mtu, shared, pairs: Vec::new(), commands: None }
     }
 
-    /// What is needed to save it: the device itself goes into the transport.
+    /// What its workers count: the device itself goes into the transport.
     pub fn shared(&self) -> Arc<Shared> {
         self.shared.clone()
     }
 
     fn most_pairs(&self) -> u16 {
         self.shared.tap.queues()
+    }
+
+    fn state(&self) -> NetState {
+        NetState {
+            pairs: self.shared.pairs(),
+            most_pairs: self.most_pairs(),
+            mac: self.mac,
+            mtu: self.mtu.unwrap_or(0),
+        }
     }
 
     fn begin(&mut self, activation: Activation) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -214,6 +223,32 @@ impl Device for Net {
         self.pairs.clear();
         self.commands = None;
         self.shared.use_pairs(1);
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Net(self.state())
+    }
+
+    fn check(&self, state: &DeviceState) -> Result<(), Mismatch> {
+        let ours = self.state();
+        let theirs = match state {
+            DeviceState::Net(theirs) => theirs,
+            theirs => return Err(Mismatch::kind(theirs, &DeviceState::Net(ours))),
+        };
+        Mismatch::unless_same("MAC address", &theirs.mac, &ours.mac)?;
+        Mismatch::unless_same("MTU", &theirs.mtu, &ours.mtu)?;
+        Mismatch::unless_same("number of queue pairs", &theirs.most_pairs, &ours.most_pairs)?;
+        if (1..=ours.most_pairs).contains(&theirs.pairs) {
+            return Ok(());
+        }
+        let (theirs, ours) = (theirs.pairs.to_string(), format!("1 to {}", ours.most_pairs));
+        Err(Mismatch { what: "number of queue pairs in use", theirs, ours })
+    }
+
+    fn load(&mut self, state: &DeviceState) {
+        if let DeviceState::Net(state) = state {
+            self.shared.use_pairs(state.pairs);
+        }
     }
 
     fn pause(&mut self) -> Vec<(u16, QueueState)> {

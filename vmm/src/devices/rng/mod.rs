@@ -11,7 +11,7 @@ use crate::virtio::answers::{Answer, Answers};
 use crate::virtio::gather::Gather;
 use crate::virtio::ring::{Broken, Segment};
 use crate::virtio::worker::Worker;
-use crate::virtio::{Activation, Device, DeviceError, Kind};
+use crate::virtio::{Activation, Device, DeviceError, DeviceState, Kind, Mismatch};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::sync::Arc;
 use virtio_queue::QueueState;
@@ -54,6 +54,17 @@ impl Device for Rng {
 
     fn reset(&mut self) {
         self.worker = None;
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Rng
+    }
+
+    fn check(&self, state: &DeviceState) -> Result<(), Mismatch> {
+        match state {
+            DeviceState::Rng => Ok(()),
+            theirs => Err(Mismatch::kind(theirs, &DeviceState::Rng)),
+        }
     }
 
     fn pause(&mut self) -> Vec<(u16, QueueState)> {

@@ -81,12 +81,12 @@ fn a_state_of_another_device_is_refused() {
     space.write(0x10, &0xd000_0000_u32.to_le_bytes());
     let mut state = space.save();
     let mut other = super::tests::space();
-    other.load(&state).unwrap();
+    other.load(other.check(&state).unwrap());
     assert_eq!(other.regions(), space.regions());
     state.bytes[0x10] |= 8;
-    assert_eq!(other.load(&state), Err(ConfigError::Differs { at: 0x10, theirs: 8, ours: 0 }));
+    assert_eq!(other.check(&state).unwrap_err(), ConfigError::Differs { at: 0x10, theirs: 8, ours: 0 });
     state.bytes.pop();
-    assert_eq!(other.load(&state), Err(ConfigError::Length(255)));
+    assert_eq!(other.check(&state).unwrap_err(), ConfigError::Length(255));
 }
 
 proptest! {
@@ -105,7 +105,7 @@ proptest! {
             prop_assert_eq!(region.first % size, 0);
             prop_assert_eq!(region.last - region.first, size - 1);
         }
-        let mut again = super::tests::space();
-        prop_assert!(again.load(&space.save()).is_ok());
+        let again = super::tests::space();
+        prop_assert!(again.check(&space.save()).is_ok());
     }
 }

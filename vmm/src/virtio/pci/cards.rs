@@ -6,7 +6,7 @@
 //!           ─ pause, save, load, resume ─► each card, then the bus
 //! ```
 
-use super::{LoadError, TransportError, TransportState, VirtioPci, vectors};
+use super::{CardState, LoadError, TransportError, VirtioPci, vectors};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::irq::Routes;
 use crate::kvm::{Error as KvmError, Vm};
@@ -34,13 +34,13 @@ pub enum CardError {
     Kvm(#[from] KvmError),
 }
 
-/// The plain state of the bus and of all transports; what a device has besides is the device's.
+/// The plain state of the bus and of all cards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CardsState {
     /// The bus.
     pub root: RootState,
     /// The cards, by slot.
-    pub cards: Vec<TransportState>,
+    pub cards: Vec<CardState>,
 }
 
 /// A saved bus that is not this machine's.
@@ -113,6 +113,8 @@ impl Cards {
 
     /// Nothing is in flight when this returns. The vCPUs stand already.
     pub fn pause(&self) {
+        // Each is told before any is waited for.
+        self.slots.iter().for_each(|card| card.call());
         self.slots.iter().for_each(|card| card.pause());
     }
 
@@ -131,17 +133,28 @@ impl Cards {
         CardsState { root: self.root.save(), cards: self.slots.iter().map(|card| card.save()).collect() }
     }
 
-    /// Takes a state, while they are paused; [`resume`](Self::resume) makes them work.
-    pub fn load(&self, state: &CardsState) -> Result<(), CardsError> {
-        let (theirs, ours) = (state.cards.len(), self.slots.len());
+    /// Whether these are the states of such cards.
+    pub fn check(&self, root: &RootState, cards: &[CardState]) -> Result<(), CardsError> {
+        let (theirs, ours) = (cards.len(), self.slots.len());
         if theirs != ours {
             return Err(CardsError::Count { theirs, ours });
         }
-        for (slot, (card, state)) in (1..).zip(self.slots.iter().zip(&state.cards)) {
-            card.load(state).map_err(|error| CardsError::Card { slot, error })?;
+        for (slot, (card, state)) in (1..).zip(self.slots.iter().zip(cards)) {
+            card.check(state).map_err(|error| CardsError::Card { slot, error })?;
         }
-        self.root.load(&state.root)?;
-        Ok(())
+        Ok(self.root.check(root)?)
+    }
+
+    /// Takes states that were checked, while they are paused; [`resume`](Self::resume) makes them work.
+    pub fn load(&self, root: &RootState, cards: &[CardState]) {
+        let mut moved = false;
+        for (card, state) in self.slots.iter().zip(cards) {
+            moved |= card.load(state);
+        }
+        self.root.load(root);
+        if moved {
+            self.root.decode_anew();
+        }
     }
 }
 
@@ -188,8 +201,10 @@ mod tests {
         let state = first.save();
         let (second, _vm) = cards(3);
         assert_ne!(second.save(), state);
-        second.load(&state).unwrap();
+        second.check(&state.root, &state.cards).unwrap();
+        second.load(&state.root, &state.cards);
         assert_eq!(second.save(), state);
-        assert!(matches!(cards(2).0.load(&state), Err(CardsError::Count { theirs: 3, ours: 2 })));
+        let fewer = cards(2).0.check(&state.root, &state.cards);
+        assert!(matches!(fewer, Err(CardsError::Count { theirs: 3, ours: 2 })));
     }
 }

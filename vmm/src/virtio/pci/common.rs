@@ -11,7 +11,7 @@ use super::state::{LoadError, QueueRegisters, TransportState};
 use super::status::{NEEDS_RESET, Stage};
 use crate::memory::GuestRam;
 use crate::virtio::throttle::Throttle;
-use crate::virtio::{Activation, ActiveQueue, Device, DeviceError};
+use crate::virtio::{Activation, ActiveQueue, Device, DeviceError, DeviceState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -254,6 +254,13 @@ impl Common {
         }
     }
 
+    /// Begins to pause.
+    pub(super) fn call(&mut self) {
+        if self.active {
+            self.device.call();
+        }
+    }
+
     /// Nothing is in flight when this returns.
     pub(super) fn pause(&mut self) {
         if self.active {
@@ -313,7 +320,7 @@ impl Common {
     }
 
     /// Takes a state that was checked; [`resume`](Self::resume) makes it work.
-    pub(super) fn load(&mut self, state: &TransportState, stage: Stage) {
+    pub(super) fn load(&mut self, state: &TransportState, stage: Stage, device: &DeviceState) {
         self.reset();
         self.stage = stage;
         self.features = state.features;
@@ -330,6 +337,7 @@ impl Common {
             *queue = saved.queue(queue.max_size);
             vector.store(signals.vector(saved.vector), Ordering::Relaxed);
         }
+        self.device.load(device);
     }
 }
 

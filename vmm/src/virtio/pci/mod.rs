@@ -17,7 +17,7 @@ mod state;
 mod status;
 
 pub use common::{RING_EVENT_IDX, RING_INDIRECT_DESC, VERSION_1};
-pub use state::{LoadError, QueueRegisters, TransportState};
+pub use state::{CardState, LoadError, QueueRegisters, TransportState};
 
 use crate::kvm::{PortWidth, Vm};
 use crate::memory::GuestRam;
@@ -173,6 +173,11 @@ impl VirtioPci {
         Ok(Arc::new(function))
     }
 
+    /// Begins to pause.
+    pub fn call(&self) {
+        self.common().call();
+    }
+
     /// Nothing is in flight when this returns. The vCPUs stand already.
     pub fn pause(&self) {
         self.common().pause();
@@ -191,9 +196,10 @@ impl VirtioPci {
     }
 
     /// Its plain state, while it is paused.
-    pub fn save(&self) -> TransportState {
+    pub fn save(&self) -> CardState {
         let config = self.config().save();
-        self.common().save(TransportState {
+        let mut common = self.common();
+        let transport = common.save(TransportState {
             status: 0,
             needs_reset: false,
             features: 0,
@@ -206,22 +212,38 @@ impl VirtioPci {
             queues: Vec::new(),
             msix: self.signals.msix.save(),
             config,
-        })
+        });
+        CardState { transport, device: common.device().save() }
     }
 
-    /// Takes a state, while it is paused. The bus decodes anew after (`Root::load` does).
-    pub fn load(&self, state: &TransportState) -> Result<(), LoadError> {
+    /// Whether a state is of such a card.
+    pub fn check(&self, state: &CardState) -> Result<(), LoadError> {
+        let transport = &state.transport;
         let mut common = self.common();
-        let stage = common.check(state)?;
+        common.check(transport)?;
+        common.device().check(&state.device)?;
+        self.config().check(&transport.config)?;
+        Ok(self.signals.msix.check(&transport.msix)?)
+    }
+
+    /// Takes a state that was checked, while it is paused; another one is left. Says whether the bus is to
+    /// decode anew.
+    pub fn load(&self, state: &CardState) -> bool {
+        let mut common = self.common();
         let mut config = self.config();
-        let mut wanted = config.clone();
-        wanted.load(&state.config)?;
-        self.signals.msix.load(&state.msix)?;
-        *config = wanted;
-        common.load(state, stage);
-        drop((config, common));
+        let transport = &state.transport;
+        let (Ok(stage), Ok(bytes)) = (common.check(transport), config.check(&transport.config)) else {
+            return false;
+        };
+        let before = config.regions();
+        config.load(bytes);
+        let moved = config.regions() != before;
+        drop(config);
+        self.signals.msix.load(&transport.msix);
+        common.load(transport, stage, &state.device);
+        drop(common);
         self.hang_doorbells();
-        Ok(())
+        moved
     }
 
     /// Moves the doorbells to where the notification BAR is.

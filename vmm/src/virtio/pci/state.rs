@@ -2,6 +2,7 @@
 
 use crate::pci::config::{ConfigError, ConfigState};
 use crate::pci::msix::{MsixError, MsixState};
+use crate::virtio::{DeviceState, Mismatch};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtio_queue::QueueState;
@@ -85,7 +86,16 @@ pub struct TransportState {
     pub config: ConfigState,
 }
 
-/// A saved transport that cannot be taken. The device is as after a reset then.
+/// A card's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardState {
+    /// What every virtio card has.
+    pub transport: TransportState,
+    /// What this device has.
+    pub device: DeviceState,
+}
+
+/// A saved card that cannot be taken.
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// The number of queues differs.
@@ -122,4 +132,7 @@ pub enum LoadError {
     /// Another table.
     #[error(transparent)]
     Msix(#[from] MsixError),
+    /// Another device.
+    #[error(transparent)]
+    Device(#[from] Mismatch),
 }

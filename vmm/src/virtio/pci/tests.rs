@@ -281,26 +281,31 @@ fn a_paused_device_goes_on_in_another_machine() {
     driver.offer(&[writes(0x100, 32)]).unwrap();
     guest.notify(0);
     let (state, root) = (guest.function.save(), guest.root.save());
-    assert_eq!((state.queues[0].next_avail, state.queues[0].next_used), (1, 1), "nothing is in flight");
-    let state: TransportState = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+    assert_eq!(
+        (state.transport.queues[0].next_avail, state.transport.queues[0].next_used),
+        (1, 1),
+        "nothing is in flight"
+    );
+    let state: CardState = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
     // The other machine has the same RAM here; a checkpoint would have sent it.
     let other = Guest::new(Box::new(Rng::default()), &driver.ram);
-    other.function.load(&state).unwrap();
-    other.root.load(&root).unwrap();
+    other.function.check(&state).unwrap();
+    other.function.load(&state);
+    other.root.load(&root);
     assert_eq!(driver.collect(), [], "it is loaded, and does not run yet");
     other.function.resume();
     other.interrupted(1);
     assert_eq!(driver.collect()[0].1, 32);
     assert_eq!(ask(&other, &mut driver), 64);
     let mut wrong = state.clone();
-    wrong.features |= 1;
-    assert!(matches!(other.function.load(&wrong), Err(LoadError::Features(1))));
+    wrong.transport.features |= 1;
+    assert!(matches!(other.function.check(&wrong), Err(LoadError::Features(1))));
     wrong = state.clone();
-    wrong.queues[0].size = 3;
-    assert!(matches!(other.function.load(&wrong), Err(LoadError::Size { .. })));
+    wrong.transport.queues[0].size = 3;
+    assert!(matches!(other.function.check(&wrong), Err(LoadError::Size { .. })));
     wrong = state;
-    wrong.queues.clear();
-    assert!(matches!(other.function.load(&wrong), Err(LoadError::Queues { .. })));
+    wrong.transport.queues.clear();
+    assert!(matches!(other.function.check(&wrong), Err(LoadError::Queues { .. })));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::block::{read_at, write_at};
 use crate::virtio::Device;
+use crate::virtio::DeviceState;
 use driver::{BUFFERS, SIZE};
 use std::sync::atomic::Ordering;
 use vm_memory::bitmap::Bitmap;
@@ -70,10 +71,12 @@ fn a_disk_tells_what_it_is() {
         block.read_config(58, &mut beyond);
         assert_eq!(beyond, [0, 0, 7, 7, 7, 7, 7, 7]);
         block.read_config(u64::MAX, &mut beyond);
-        assert_eq!(block.load(&block.save()), Ok(()));
-        let mut other = block.save();
+        assert_eq!(block.check(&block.save()), Ok(()));
+        let DeviceState::Block(mut other) = block.save() else { panic!("it is a disk") };
         other.sectors += 1;
-        assert!(block.load(&other).is_err());
+        let error = block.check(&DeviceState::Block(other)).unwrap_err();
+        assert!(error.to_string().contains("size in sectors"), "{error}");
+        assert!(block.check(&DeviceState::Rng).is_err());
     });
 }
 

@@ -32,6 +32,10 @@ fn kernel(code: &[u8]) -> tempfile::NamedTempFile {
     file
 }
 
+fn boot(kernel: &std::path::Path) -> Begin {
+    Begin::Boot(BootFiles { kernel: kernel.to_owned(), initrd: None, cmdline: String::new() })
+}
+
 struct Screen(Sender<u8>);
 
 impl Write for Screen {
@@ -54,9 +58,7 @@ fn machine_that(on_reset: OnReset, code: &[u8]) -> (Machine, Receiver<u8>) {
     let file = kernel(code);
     let (screen, printed) = channel();
     let setup = Setup {
-        kernel: file.path().to_owned(),
-        initrd: None,
-        cmdline: String::new(),
+        begin: boot(file.path()),
         memory: 16 << 20,
         cpus: 2,
         console: Box::new(Screen(screen)),
@@ -160,9 +162,7 @@ fn a_guest_stops_and_continues_and_loses_nothing() {
 #[test]
 fn what_cannot_be_is_refused_with_a_reason() {
     let setup = |memory, cpus| Setup {
-        kernel: "/nowhere/vmlinuz".into(),
-        initrd: None,
-        cmdline: String::new(),
+        begin: boot("/nowhere/vmlinuz".as_ref()),
         memory,
         cpus,
         console: Box::new(io::sink()),
@@ -175,3 +175,5 @@ fn what_cannot_be_is_refused_with_a_reason() {
     let text = Machine::new(setup(16 << 20, 1)).unwrap_err().to_string();
     assert!(text.contains("the kernel /nowhere/vmlinuz"), "{text}");
 }
+
+mod frozen;
