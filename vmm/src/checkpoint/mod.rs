@@ -8,5 +8,7 @@
 //! ```
 //!
 //! * [`protocol`]: the messages, and for each side a type per phase. It has no socket.
+//! * [`link`]: TCP with deadlines, TLS, the secondary's door, the heartbeat.
 
+pub mod link;
 pub mod protocol;
