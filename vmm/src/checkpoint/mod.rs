@@ -11,6 +11,7 @@
 //!
 //! The guest stands only for the copy; sending, receiving and loading happen while it runs.
 
+pub mod link;
 pub mod protocol;
 pub mod ram;
 pub mod status;

@@ -47,7 +47,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { step: Duration::from_secs(10), idle: Duration::from_secs(600), rate: 1 << 20 }
+        Self { step: Duration::from_secs(10), idle: Duration::from_mins(10), rate: 1 << 20 }
     }
 }
 
@@ -60,7 +60,7 @@ impl Patience {
 }
 
 /// The longest that is waited: an instant further away may not be expressible.
-const EVER: Duration = Duration::from_secs(7 * 24 * 3600);
+const EVER: Duration = Duration::from_hours(7 * 24);
 
 fn after(time: Duration) -> Instant {
     Instant::now() + time.min(EVER)
