@@ -20,6 +20,7 @@
 //! * [`control`]: what can be done to a running guest.
 //! * [`devices`]: what the machine has: those of a PC, and virtio's.
 //! * [`irq`]: how a device interrupts.
+//! * [`metrics`]: a guest and its checkpoints, for Prometheus.
 //! * [`qmp`]: how programs control it.
 //! * [`sandbox`]: what a broken process can still do.
 //! * [`kvm`]: the host's KVM, a VM in it.
@@ -44,6 +45,7 @@ pub mod irq;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod metrics;
 pub mod pci;
 pub mod qmp;
 pub mod sandbox;

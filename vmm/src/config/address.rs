@@ -73,18 +73,17 @@ impl FromStr for Peer {
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         let port: u16 = port.parse().ok().filter(|&port| digits && port != 0).ok_or_else(wrong)?;
-        let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some(address) => address.parse::<Ipv6Addr>().map_err(|_| wrong())?.to_string(),
-            None => {
-                let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-                let name = (1..=253).contains(&host.len()) && host.chars().all(fits);
-                // What consists of digits alone is an address, or a slip of the pen.
-                let number = host.chars().all(|c| c.is_ascii_digit() || c == '.');
-                if !name || (number && host.parse::<Ipv4Addr>().is_err()) {
-                    return Err(wrong());
-                }
-                host.to_owned()
+        let host = if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            address.parse::<Ipv6Addr>().map_err(|_| wrong())?.to_string()
+        } else {
+            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            let name = (1..=253).contains(&host.len()) && host.chars().all(fits);
+            // What consists of digits alone is an address, or a slip of the pen.
+            let number = host.chars().all(|c| c.is_ascii_digit() || c == '.');
+            if !name || (number && host.parse::<Ipv4Addr>().is_err()) {
+                return Err(wrong());
             }
+            host.to_owned()
         };
         Ok(Self { host, port })
     }
@@ -94,9 +93,10 @@ from_text!(Peer);
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
         }
     }
 }
