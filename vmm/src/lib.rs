@@ -22,6 +22,7 @@
 //! * [`dirty`]: which pages of RAM were written.
 //! * [`devices`]: what the machine has: those of a PC, and virtio's.
 //! * [`irq`]: how a device interrupts.
+//! * [`metrics`]: a guest and its checkpoints, for Prometheus.
 //! * [`qmp`]: how programs control it.
 //! * [`sandbox`]: what a broken process can still do.
 //! * [`kvm`]: the host's KVM, a VM in it.
@@ -47,6 +48,7 @@ pub mod irq;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod metrics;
 pub mod pci;
 pub mod qmp;
 pub mod sandbox;

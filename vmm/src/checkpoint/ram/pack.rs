@@ -47,7 +47,6 @@ pub struct Packer {
     compressed: Vec<u8>,
 }
 
-
 impl Packer {
     /// One that does this.
     pub fn new(packing: Packing) -> Self {
