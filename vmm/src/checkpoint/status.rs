@@ -4,6 +4,9 @@
 //!   session ── Epoch, Phase ──► Board ──► status (people, JSON), QMP, metrics
 //! ```
 
+pub use super::protocol::hello::Mode;
+pub use super::protocol::merge::Cause;
+
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,16 +23,6 @@ pub enum Role {
     Primary,
     /// The guest that is kept level with it.
     Secondary,
-}
-
-/// What the secondary's guest does between checkpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// It runs, and what it sends is compared.
-    Colo,
-    /// It stands.
-    Periodic,
 }
 
 /// What this side does.
@@ -63,24 +56,6 @@ pub enum Reason {
     Error,
     /// It is just being ended.
     Processing,
-}
-
-/// Why a checkpoint was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Cause {
-    /// It is the first of a session.
-    Start,
-    /// The delay between two has passed.
-    Timer,
-    /// A person or a program asked.
-    Operator,
-    /// The outputs differ.
-    Divergence,
-    /// Output has waited too long.
-    Age,
-    /// Too much waits.
-    Overflow,
 }
 
 /// How long a guest stood, and for what.

@@ -4,52 +4,120 @@
 //!   Config ── disks, nets, rng ──► opened ──► Setup ──► Machine::new ──► confined ──► Assembled
 //! ```
 
+use super::level::{Opened, Working};
 use super::{Assembled, Ended, Failure, Launch};
 use crate::block::{self, Format, Image};
-use crate::config::{self, Cache, Config};
-use crate::control::{BlockInfo, Controls};
+use crate::checkpoint::status::Role;
+use crate::config::{self, Cache, Config, Dirty};
+use crate::control::{BlockInfo, Colo, Controls};
 use crate::devices::block::{Block, Disk};
 use crate::devices::net::{Net, tap::Tap};
 use crate::devices::rng::Rng;
+use crate::kvm::Tracking;
+use crate::machine::files::{self, RestoreError};
 use crate::machine::{Begin, BootFiles, ExitReason, Machine, Setup};
+use crate::sandbox::Kind;
 use crate::virtio::Device;
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
 
 /// Makes a machine of what is configured.
 pub fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
     let Launch { config, colo, restore, console, confinement } = launch;
-    // Better no guest than one that runs unprotected, or boots, where something else was asked for.
-    if colo.is_some() || restore.is_some() {
-        return Err(
-            "this colo-vm cannot go on from a saved state or keep two hosts level; run the guest without"
-                .into(),
-        );
-    }
+    let opened = colo.map(Opened::new).transpose()?;
+    let restore = restore.map(open_state).transpose()?;
     let Devices { devices, blocks } = Devices::open(config)?;
+    let boot = BootFiles {
+        kernel: config.kernel.clone(),
+        initrd: config.initrd.clone(),
+        cmdline: config.cmdline.clone(),
+    };
+    let secondary = colo.is_some_and(|colo| colo.role() == Role::Secondary);
     let machine = Machine::new(Setup {
-        begin: Begin::Boot(BootFiles {
-            kernel: config.kernel.clone(),
-            initrd: config.initrd.clone(),
-            cmdline: config.cmdline.clone(),
-        }),
+        begin: if secondary || restore.is_some() { Begin::Wait(Some(boot)) } else { Begin::Boot(boot) },
         memory: config.memory.bytes(),
         cpus: config.cpus.get().into(),
         console: Box::new(console),
         devices,
         blocks,
         on_reset: config.on_reset,
+        tracking: colo.map_or(Tracking::Auto, |colo| match colo.dirty {
+            Dirty::Auto => Tracking::Auto,
+            Dirty::Log => Tracking::Log,
+            Dirty::Ring => Tracking::RING,
+        }),
         confine: Box::new(|| confinement.begin()),
     })?;
+    let pair = match (colo, opened) {
+        (Some(colo), Some(opened)) => Some(Working::start(colo, opened, &machine)?),
+        _ => None,
+    };
+    let restored = restore.map(|file| Restoring::start(file, &machine)).transpose()?;
     let serial = machine.serial();
     Ok(Assembled {
-        control: Controls { guest: machine.control(), save: None, colo: None },
+        control: Controls {
+            guest: machine.control(),
+            save: Some(Arc::new(machine.freezer())),
+            colo: pair.as_ref().map(|pair| Arc::new(pair.handle.clone()) as Arc<dyn Colo>),
+        },
         input: Box::new(move |typed| serial.input(typed)),
         sandbox: machine.sandbox(),
-        run: Box::new(|| match machine.run()? {
-            ExitReason::PowerOff | ExitReason::Quit => Ok(Ended::Done),
-            ExitReason::Reset { .. } => Ok(Ended::Reset),
+        run: Box::new(move || {
+            let ended = machine.run();
+            if let Some(pair) = pair {
+                pair.end();
+            }
+            if let Some(restored) = restored {
+                restored.outcome()?;
+            }
+            match ended? {
+                ExitReason::PowerOff | ExitReason::Quit => Ok(Ended::Done),
+                ExitReason::Reset { .. } => Ok(Ended::Reset),
+            }
         }),
     })
+}
+
+/// Opened before the process is confined, as everything is.
+fn open_state(path: &Path) -> Result<File, Failure> {
+    let failed = |error| format!("cannot open the saved state {}: {error}", path.display());
+    Ok(File::open(path).map_err(failed)?)
+}
+
+/// A saved state on its way into the machine.
+#[derive(Debug)]
+struct Restoring {
+    thread: JoinHandle<()>,
+    outcome: Receiver<RestoreError>,
+}
+
+impl Restoring {
+    /// The machine runs meanwhile, and waits for it.
+    fn start(file: File, machine: &Machine) -> Result<Self, Failure> {
+        let (freezer, ram, control) = (machine.freezer(), machine.vm().ram().clone(), machine.control());
+        let (tell, outcome) = sync_channel(1);
+        let thread = machine.sandbox().spawn("restore", Kind::Control, move || {
+            if let Err(error) = files::restore(&freezer, &ram, file) {
+                let _ = tell.send(error);
+                control.quit();
+            }
+        })?;
+        Ok(Self { thread, outcome })
+    }
+
+    /// What became of it, once the machine has ended.
+    fn outcome(self) -> Result<(), Failure> {
+        if self.thread.join().is_err() {
+            return Err("the saved state was not restored, which is a bug".into());
+        }
+        match self.outcome.try_recv() {
+            Ok(error) => Err(format!("cannot go on from the saved state: {error}").into()),
+            Err(_) => Ok(()),
+        }
+    }
 }
 
 /// What is on the PCI bus: cards, disks, randomness, in this order, so that a disk that is added moves no card.

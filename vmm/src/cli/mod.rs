@@ -11,6 +11,7 @@
 //! that ask a guest which runs (`save`, `status`, `checkpoint`, `takeover`) know it by its QMP socket alone.
 
 mod exit;
+mod level;
 mod machine;
 mod orders;
 mod pair;

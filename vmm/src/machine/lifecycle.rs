@@ -81,6 +81,10 @@ impl Lifecycle {
         Self { parts, hint: None, inbox, waiting: VecDeque::new(), control }
     }
 
+    pub(super) fn vm(&self) -> Arc<Vm> {
+        self.parts.vm.clone()
+    }
+
     /// Lets it run if it has something to run, and obeys until it ends.
     pub(super) fn run(mut self) -> Result<ExitReason, MachineError> {
         let begun = match self.control.current() {

@@ -16,9 +16,11 @@ mod beginning;
 mod clocks;
 mod control;
 pub mod devices;
+pub mod files;
 mod frozen;
 mod lifecycle;
 mod load;
+pub mod sections;
 mod state;
 
 pub use frozen::{After, Freezer, Frozen, PauseTimes, Time};
@@ -29,10 +31,10 @@ use crate::acpi::AcpiError;
 use crate::boot::BootError;
 use crate::bus::BusError;
 use crate::config::OnReset;
-use crate::control::{BlockInfo, Control, RunState};
+use crate::control::{BlockInfo, Control, Event, RunState};
 use crate::devices::serial::{Output, Serial};
 use crate::irq::Routes;
-use crate::kvm::{Error as KvmError, Kvm, Vm};
+use crate::kvm::{Error as KvmError, Kvm, Tracking, Vm};
 use crate::memory::{self, RamError};
 use crate::sandbox::{ConfineError, Sandbox};
 use crate::vcpu::{self, VcpuError};
@@ -84,6 +86,8 @@ pub struct Setup {
     pub blocks: Vec<BlockInfo>,
     /// What its reset does.
     pub on_reset: OnReset,
+    /// How written pages are to be noted, once somebody wants to know them.
+    pub tracking: Tracking,
     /// Called when everything is open, before the first thread: what the threads enter.
     pub confine: Confine,
 }
@@ -194,7 +198,7 @@ impl Machine {
         let entry = to_boot
             .map(|kernel| Ok::<_, MachineError>((kernel.load(&ram)?, kernel.path().clone())))
             .transpose()?;
-        let vm = Arc::new(Vm::new(&kvm, ram)?);
+        let vm = Arc::new(Vm::tracked_by(&kvm, ram, setup.tracking)?);
         let routes = Routes::new(vm.clone())?;
         let resets: Vec<_> = (0..setup.cpus)
             .map(|index| vcpu::Reset::new(&kvm, &vm, index, setup.cpus))
@@ -239,6 +243,17 @@ impl Machine {
     /// Who freezes it, from any thread.
     pub fn freezer(&self) -> Freezer {
         self.control.freezer()
+    }
+
+    /// Its VM: its memory, and what notes who writes it.
+    pub fn vm(&self) -> Arc<Vm> {
+        self.lifecycle.vm()
+    }
+
+    /// Who tells those that listen to [`Control::events`] of something.
+    pub fn teller(&self) -> impl Fn(Event) + Send + Sync + 'static {
+        let control = self.control.clone();
+        move |event| control.tell(event)
     }
 
     /// COM1, for what is typed.

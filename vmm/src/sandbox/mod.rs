@@ -14,7 +14,7 @@
 //! (as a virtio worker may be, when its driver becomes ready) can do what both filters let pass. That
 //! is why a vCPU's list has a worker's in it.
 //!
-//! The lists are in `common`, `vcpu`, `worker` and `control`, with a reason for each group. A panic says
+//! The lists are in `common`, `vcpu`, `worker`, `control` and `peer`, with a reason for each group. A panic says
 //! what it has to say; the files that a backtrace (`RUST_BACKTRACE`) would open end the process after that.
 
 mod calls;
@@ -23,6 +23,7 @@ mod confine;
 mod control;
 mod files;
 mod names;
+mod peer;
 mod privilege;
 mod sys;
 mod vcpu;
@@ -52,17 +53,20 @@ pub enum Kind {
     Worker,
     /// It is the main thread, QMP, the console: it controls the others.
     Control,
+    /// It keeps a guest on another host level with this one: it controls, and connects.
+    Peer,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Vcpu, Self::Worker, Self::Control];
+    pub const ALL: [Self; 4] = [Self::Vcpu, Self::Worker, Self::Control, Self::Peer];
 
     fn calls(self) -> Vec<Call> {
         let lists: &[&[Call]] = match self {
             Self::Vcpu => &[common::CALLS, vcpu::CALLS, worker::CALLS],
             Self::Worker => &[common::CALLS, worker::CALLS],
             Self::Control => &[common::CALLS, control::CALLS, vcpu::CALLS, worker::CALLS],
+            Self::Peer => &[common::CALLS, control::CALLS, vcpu::CALLS, worker::CALLS, peer::CALLS],
         };
         lists.concat()
     }
@@ -129,6 +133,23 @@ impl Sandbox {
     }
 }
 
+impl Sandbox {
+    /// Starts a thread that enters this, from one that has not entered it. One that cannot enter does nothing, and
+    /// says so in the log.
+    pub fn spawn(
+        &self,
+        name: &str,
+        kind: Kind,
+        run: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let sandbox = self.clone();
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || match sandbox.enter(kind) {
+            Ok(()) => run(),
+            Err(error) => tracing::error!("{error}"),
+        })
+    }
+}
+
 thread_local! {
     /// What this thread has entered.
     static CURRENT: Cell<Sandbox> = const { Cell::new(Sandbox(None)) };
@@ -139,10 +160,7 @@ thread_local! {
 pub fn spawn(name: &str, kind: Kind, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     let sandbox = CURRENT.take();
     CURRENT.set(sandbox.clone());
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || match sandbox.enter(kind) {
-        Ok(()) => run(),
-        Err(error) => tracing::error!("{error}"),
-    })
+    sandbox.spawn(name, kind, run)
 }
 
 #[cfg(test)]

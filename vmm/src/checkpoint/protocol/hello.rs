@@ -30,7 +30,8 @@ pub const BODY: usize = 4096;
 macro_rules! bytes {
     ($(#[$doc:meta])* $name:ident { $($(#[$word_doc:meta])* $variant:ident = $number:literal, $word:literal;)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+        #[serde(rename_all = "kebab-case")]
         #[repr(u8)]
         pub enum $name { $($(#[$word_doc])* $variant = $number,)* }
 

@@ -12,10 +12,12 @@
 //! an epoch covers what was seen in it and before; what is seen after the primary's pause is of the next one,
 //! however long the checkpoint still takes.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Why a checkpoint is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum Cause {
     /// The first one after the sync.

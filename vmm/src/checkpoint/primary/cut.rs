@@ -1,0 +1,188 @@
+//! What is done while the guest stands, and nothing else.
+//!
+//! ```text
+//!   stands ─► state of vCPUs and devices ─► which pages are dirty ─► a copy of those ─► they are clean ─► goes on
+//! ```
+
+use crate::checkpoint::ram::{Blocks, Capture, PAGE};
+use crate::checkpoint::status::Stood;
+use crate::dirty::{DirtyError, PageSet, Tracker};
+use crate::machine::{After, Frozen, MachineState, StateError};
+use crate::memory::GuestRam;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+use thiserror::Error;
+use vm_memory::GuestMemoryError;
+
+/// A copy that cannot be made. The guest goes on all the same.
+#[derive(Debug, Error)]
+pub enum CutError {
+    /// Nobody knows what is dirty.
+    #[error(transparent)]
+    Dirty(#[from] DirtyError),
+    /// The state cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Pages cannot be copied, which only a bug does.
+    #[error("cannot copy the guest's pages: {0}")]
+    Copy(#[from] GuestMemoryError),
+}
+
+/// The guest at one moment.
+#[derive(Debug)]
+pub struct Cut {
+    /// Its vCPUs and devices.
+    pub state: MachineState,
+    /// How many pages its own guest had written.
+    pub dirty: u64,
+    /// How many pages are in the copy.
+    pub pages: u64,
+    /// How long that took.
+    pub stood: Stood,
+}
+
+/// Makes copies of a guest's pages. It keeps its memory.
+#[derive(Debug)]
+pub struct Copier {
+    tracker: Box<dyn Tracker>,
+    dirty: PageSet,
+    /// What the secondary's guest has written.
+    pub(super) theirs: PageSet,
+    send: PageSet,
+    /// What was sent since the last checkpoint, before the next.
+    pub(super) ahead: PageSet,
+    capture: Capture,
+    /// The copy of the last checkpoint, which the secondary has loaded.
+    before: Capture,
+}
+
+impl Copier {
+    /// Of this guest's memory.
+    pub fn new(tracker: Box<dyn Tracker>, ram: &GuestRam, blocks: &Arc<Blocks>) -> io::Result<Self> {
+        let set = || PageSet::new(ram);
+        let capture = || Capture::new(blocks.clone());
+        Ok(Self {
+            tracker,
+            dirty: set(),
+            theirs: set(),
+            send: set(),
+            ahead: set(),
+            capture: capture()?,
+            before: capture()?,
+        })
+    }
+
+    /// Begins to note what is written: all pages are dirty.
+    pub fn start(&mut self) -> Result<(), DirtyError> {
+        self.before.begin();
+        self.before.end();
+        self.ahead.clear();
+        self.tracker.start()
+    }
+
+    /// Ends it.
+    pub fn stop(&mut self) -> Result<(), DirtyError> {
+        self.tracker.stop()
+    }
+
+    /// Looks which pages are dirty, while the guest runs: how many.
+    pub fn look(&mut self) -> Result<u64, DirtyError> {
+        self.dirty.clear();
+        self.tracker.collect(&mut self.dirty)?;
+        Ok(self.dirty.count())
+    }
+
+    /// Copies those that were found, while the guest runs, and gives them to `send` piece by piece; `pages` are
+    /// the most of one.
+    pub fn ahead<E: From<CutError>>(
+        &mut self,
+        ram: &GuestRam,
+        pages: usize,
+        mut send: impl FnMut(&Capture) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // Clean before they are copied: what is written meanwhile is dirty again.
+        self.tracker.rearm(&self.dirty).map_err(CutError::from)?;
+        self.ahead.union(&self.dirty);
+        self.capture.begin();
+        for run in self.dirty.runs() {
+            let (mut address, mut left) = (run.address(), run.pages as usize);
+            while left > 0 {
+                let count = left.min(pages - self.capture.pages());
+                self.capture.pages_at(ram, address, count).map_err(CutError::from)?;
+                address += (count * PAGE) as u64;
+                left -= count;
+                if self.capture.pages() == pages {
+                    self.capture.end();
+                    send(&self.capture)?;
+                    self.capture.begin();
+                }
+            }
+        }
+        self.capture.end();
+        if self.capture.pages() > 0 { send(&self.capture) } else { Ok(()) }
+    }
+
+    /// Makes the copy of a checkpoint, of a guest that stands.
+    pub fn cut(&mut self, frozen: &mut Frozen<'_>) -> Result<Cut, CutError> {
+        let begun = Instant::now();
+        let state = frozen.save()?;
+        let saved = Instant::now();
+        self.dirty.clear();
+        self.tracker.collect(&mut self.dirty)?;
+        self.send.clear();
+        self.send.union(&self.dirty);
+        self.send.union(&self.theirs);
+        let known = Instant::now();
+        self.capture.begin();
+        for run in self.send.runs() {
+            self.capture.pages_at(frozen.ram(), run.address(), run.pages as usize)?;
+        }
+        self.capture.end();
+        let copied = Instant::now();
+        // From here on the copy has to reach the secondary, or all is lost for this session: a new one begins
+        // with all pages.
+        self.tracker.rearm(&self.dirty)?;
+        let clean = Instant::now();
+        Ok(Cut {
+            state,
+            dirty: self.dirty.count(),
+            pages: self.capture.pages() as u64,
+            stood: Stood {
+                state: saved - begun,
+                log: (known - saved) + (clean - copied),
+                copy: copied - known,
+                ..Stood::default()
+            },
+        })
+    }
+
+    /// The copy, and the one before.
+    pub fn copies(&self) -> (&Capture, &Capture) {
+        (&self.capture, &self.before)
+    }
+
+    /// The secondary has it: what comes next is compared to this copy.
+    pub fn loaded(&mut self) {
+        std::mem::swap(&mut self.capture, &mut self.before);
+        self.ahead.clear();
+        self.theirs.clear();
+        // What was copied now is likely to be what is copied the next time.
+        self.capture.prepare(2 * self.before.pages());
+    }
+}
+
+/// What a freeze gives back: the copier, and what came of it.
+pub(super) type Frosted = (Box<Copier>, Result<Cut, CutError>);
+
+/// The work of a freeze.
+pub(super) fn work(
+    mut copier: Box<Copier>,
+    told: impl FnOnce() + Send + 'static,
+) -> impl FnOnce(&mut Frozen<'_>) -> (Frosted, After) + Send + 'static {
+    move |frozen| {
+        let cut = copier.cut(frozen);
+        told();
+        ((copier, cut), After::AsBefore)
+    }
+}

@@ -1,0 +1,333 @@
+//! The primary's side: its guest runs, protected as far as that goes.
+//!
+//! ```text
+//!   QMP, comparator ── orders ──► ┌───────────────────── the session's thread ───────────────────────┐
+//!   heartbeat ─ lost ───────────► │ meet ──► sync ──► level, checkpoints … ──► lost ──► meet … (again) │
+//!   machine ─ ended ────────────► │   ▲ not there: later                └► alone, or the guest's end   │
+//!                                 └─────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The guest runs whether there is a secondary or not; whether its output is held without one is not decided here.
+
+mod cut;
+mod session;
+
+pub use cut::{Copier, Cut, CutError};
+pub use session::{Parts, SessionError, Source};
+
+use super::link::{self, Hangup, Heartbeat, HostPort, Lost, Rhythm, Stream, Tls};
+use super::orders::{Order, Orders, Post};
+use super::protocol::Patience;
+use super::protocol::hello::{Agreed, Hello, Role as Connection};
+use super::protocol::merge::Merge;
+use super::protocol::primary::{Level, Syncing};
+use super::status::{Board, Cause, Phase, Reason};
+use crate::sandbox::{Kind, Sandbox};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// How long a secondary that is not there is left alone: at first, and at most.
+const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+/// How long meeting may take.
+const MEETING: Duration = Duration::from_secs(5);
+/// Between two looks whether pages can be sent ahead.
+const AHEAD: Duration = Duration::from_millis(50);
+
+/// When pages are sent before their checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ahead {
+    /// Never.
+    Off,
+    /// While less than a tenth of the time goes into it, and at most a tenth of the memory waits at the secondary.
+    Auto,
+}
+
+/// How a primary finds its secondary, and what it says to it.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where it is.
+    pub peer: HostPort,
+    /// What that is, looked up.
+    pub addresses: Vec<SocketAddr>,
+    /// How both prove who they are.
+    pub tls: Option<Tls>,
+    /// What it says first; the session's number is filled in.
+    pub hello: Hello,
+    /// How long what may take.
+    pub patience: Patience,
+    /// How often both say that they live.
+    pub rhythm: Rhythm,
+    /// The time between two checkpoints that nothing else asks for.
+    pub delay: Duration,
+    /// Whether pages are sent ahead.
+    pub ahead: Ahead,
+    /// Whether it looks for a secondary again when it has lost one.
+    pub again: bool,
+}
+
+/// Why a session is over.
+#[derive(Debug, Error)]
+enum Over {
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Lost(#[from] Lost),
+}
+
+/// How a session ends, if not for a failure.
+enum Fate {
+    /// Somebody says that there is no secondary any more.
+    Alone(SyncSender<()>),
+    /// The guest has ended.
+    Ended,
+}
+
+/// The thread's own.
+#[derive(Debug)]
+struct Primary {
+    settings: Settings,
+    source: Source,
+    orders: Orders,
+    board: Arc<Board>,
+    told: super::Told,
+    session: u64,
+}
+
+/// Starts it.
+pub fn start(
+    settings: Settings,
+    source: Source,
+    orders: Orders,
+    board: Arc<Board>,
+    told: super::Told,
+    sandbox: &Sandbox,
+) -> io::Result<JoinHandle<()>> {
+    let mut primary = Primary { settings, source, orders, board, told, session: 0 };
+    sandbox.spawn("checkpoints", Kind::Peer, move || primary.run())
+}
+
+impl Primary {
+    fn run(&mut self) {
+        let mut pause = RETRY[0];
+        let mut said = String::new();
+        loop {
+            let fate = match self.meet() {
+                Ok((stream, agreed, heart)) => {
+                    pause = RETRY[0];
+                    said.clear();
+                    self.protect(stream, &agreed, heart)
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if text != said {
+                        tracing::warn!("the guest runs without a secondary: {text}; it is looked for again");
+                        said = text;
+                    }
+                    self.board.write(|status| status.error = Some(said.clone()));
+                    None
+                }
+            };
+            if let Some(fate) = fate.or_else(|| self.rest(pause)) {
+                return self.end(fate);
+            }
+            pause = (2 * pause).min(RETRY[1]);
+        }
+    }
+
+    /// Connects twice: for checkpoints, and for signs of life.
+    fn meet(&mut self) -> Result<(Stream, Agreed, Heartbeat), Meeting> {
+        let Settings { peer, addresses, tls, hello, rhythm, .. } = &self.settings;
+        self.session += 1;
+        let number = self.session;
+        // Two primaries must not take each other's session for their own.
+        let session = super::unique();
+        let main = Hello { role: Connection::Main, session, ..hello.clone() };
+        let (stream, agreed) = link::dial(peer, addresses, tls.as_ref(), &main, MEETING)?;
+        let beat = Hello { role: Connection::Heartbeat, session, ..hello.clone() };
+        let (heart, _) = link::dial(peer, addresses, tls.as_ref(), &beat, MEETING)?;
+        let (post, hangup) = (self.orders.post(), stream.hangup());
+        self.orders.interrupts(hangup.clone());
+        let heart = Heartbeat::start(heart, *rhythm, move |lost| lose(&post, &hangup, number, lost))?;
+        Ok((stream, agreed, heart))
+    }
+
+    /// A session, and what is to be known of its end.
+    fn protect(&mut self, stream: Stream, agreed: &Agreed, heart: Heartbeat) -> Option<Fate> {
+        let peer = stream.peer().map(|peer| peer.to_string());
+        tracing::info!(peer, "the secondary is there; all memory is sent to it");
+        self.board.write(|status| {
+            status.phase = Phase::Syncing;
+            status.peer = peer;
+            status.sessions += 1;
+            status.error = None;
+            status.sync = super::status::Sync::default();
+            status.epoch = 0;
+        });
+        let missed = heart.beats().clone();
+        let over = self.session(Syncing::new(stream, agreed.limits, self.settings.patience));
+        self.orders.uninterruptible();
+        self.board.write(|status| status.missed_beats += missed.missed());
+        match over {
+            Ok(fate) => {
+                match fate {
+                    Fate::Ended => heart.farewell(),
+                    Fate::Alone(_) => drop(heart),
+                }
+                Some(fate)
+            }
+            Err(Over::Session(SessionError::Guest(_))) => {
+                heart.farewell();
+                Some(Fate::Ended)
+            }
+            Err(over) => {
+                // Somebody may have hung up, so that this is obeyed.
+                if let Some(Order::NoPeer(answer)) = self.orders.ending() {
+                    return Some(Fate::Alone(answer));
+                }
+                let lost = self.orders.lost(self.session);
+                // What the heartbeat knows says more than a connection that was hung up for it.
+                let text = lost.map_or_else(|| over.to_string(), |lost| lost.to_string());
+                tracing::warn!("the secondary is lost: {text}");
+                self.board.write(|status| {
+                    status.phase = Phase::Connecting;
+                    status.reason = Reason::Error;
+                    status.error = Some(text);
+                });
+                self.told.exit(Reason::Error);
+                self.source.alone();
+                None
+            }
+        }
+    }
+
+    fn session(&mut self, link: Syncing<Stream>) -> Result<Fate, Over> {
+        let mut level = self.source.sync(link)?;
+        let mut merge = Merge::new(level.epoch());
+        merge.trigger(Cause::Start, level.epoch());
+        let mut due = Instant::now() + self.settings.delay;
+        let mut next = Instant::now() + AHEAD;
+        let most = self.source.blocks.bytes() / super::ram::PAGE as u64 / 10;
+        loop {
+            while let Some(causes) = merge.begin() {
+                let cause = causes.iter().next().unwrap_or(Cause::Operator);
+                let first = level.epoch() == 1;
+                level = self.source.checkpoint(level, cause)?;
+                let causes = merge.done();
+                self.board.write(|status| {
+                    causes.iter().for_each(|cause| *status.causes.entry(cause).or_default() += 1);
+                });
+                if first {
+                    tracing::info!("the guest is protected: the secondary can take over");
+                }
+                due = Instant::now() + self.settings.delay;
+                next = Instant::now() + AHEAD;
+                // Checkpoints follow each other so closely that orders would wait for ever.
+                while let Some(order) = self.orders.now() {
+                    if let Some(fate) = self.obey(order, &mut merge, &mut due)? {
+                        return Ok(leave(level, fate));
+                    }
+                }
+            }
+            let until = if self.settings.ahead == Ahead::Off { due } else { due.min(next) };
+            match self.orders.until(until) {
+                Some(order) => {
+                    if let Some(fate) = self.obey(order, &mut merge, &mut due)? {
+                        return Ok(leave(level, fate));
+                    }
+                }
+                None if Instant::now() >= due => {
+                    merge.trigger(Cause::Timer, level.epoch());
+                }
+                None => {
+                    let took = self.source.ahead(&mut level, most)?;
+                    next = Instant::now() + AHEAD.max(9 * took);
+                }
+            }
+        }
+    }
+
+    /// Does what somebody wants of a session. Gives its end, if that is it.
+    fn obey(&mut self, order: Order, merge: &mut Merge, due: &mut Instant) -> Result<Option<Fate>, Over> {
+        match order {
+            Order::Checkpoint { cause, epoch } => {
+                merge.trigger(cause, epoch);
+            }
+            Order::Delay(delay) => {
+                self.set_delay(delay);
+                *due = Instant::now() + delay;
+                merge.trigger(Cause::Operator, merge.epoch());
+            }
+            Order::Lost { session, lost } if session == self.session => return Err(lost.into()),
+            // Of a session before.
+            Order::Lost { .. } => {}
+            Order::NoPeer(answer) => return Ok(Some(Fate::Alone(answer))),
+            Order::Ended => return Ok(Some(Fate::Ended)),
+        }
+        Ok(None)
+    }
+
+    /// Between sessions.
+    fn rest(&mut self, pause: Duration) -> Option<Fate> {
+        let again = Instant::now() + pause;
+        loop {
+            let order = if self.settings.again { self.orders.until(again)? } else { self.orders.ever()? };
+            match order {
+                Order::Delay(delay) => self.set_delay(delay),
+                Order::NoPeer(answer) => return Some(Fate::Alone(answer)),
+                Order::Ended => return Some(Fate::Ended),
+                // There is nobody to make level.
+                Order::Checkpoint { .. } | Order::Lost { .. } => {}
+            }
+        }
+    }
+
+    fn set_delay(&mut self, delay: Duration) {
+        self.settings.delay = delay;
+        self.board.write(|status| status.delay = delay);
+    }
+
+    fn end(&mut self, fate: Fate) {
+        self.source.alone();
+        if let Fate::Alone(answer) = fate {
+            tracing::info!("the guest goes on alone");
+            self.board.write(|status| {
+                status.phase = Phase::Alone;
+                status.reason = Reason::Request;
+            });
+            self.source.unhold();
+            self.told.exit(Reason::Request);
+            let _ = answer.send(());
+        }
+    }
+}
+
+/// Who connects, and cannot.
+#[derive(Debug, Error)]
+enum Meeting {
+    #[error(transparent)]
+    Greet(#[from] link::GreetError),
+    #[error("the heartbeat cannot be started: {0}")]
+    Heart(#[from] io::Error),
+}
+
+/// A session that is ended in order says so, if it can.
+fn leave(level: Level<Stream>, fate: Fate) -> Fate {
+    if matches!(fate, Fate::Ended)
+        && let Err(error) = level.ended()
+    {
+        tracing::debug!(%error, "the secondary was not told that the guest has ended");
+    }
+    fate
+}
+
+/// The heart has stopped.
+pub(super) fn lose(post: &Post, hangup: &Hangup, session: u64, lost: Lost) {
+    post.send(Order::Lost { session, lost });
+    // Whoever waits for a message waits no more.
+    hangup.hang_up();
+}

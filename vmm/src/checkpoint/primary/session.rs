@@ -1,0 +1,244 @@
+//! A session of the primary: from the first page to the last checkpoint.
+//!
+//! ```text
+//!   sync: rounds of dirty pages while the guest runs, until few are left
+//!     └► level ── trigger ──► checkpoint: request, reply, cut (the guest stands), pages, package, received, loaded
+//!          ▲ │ nothing to do: pages ahead                                                              │
+//!          └─┴─────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+
+use super::cut::{Copier, Cut, CutError, work};
+use crate::checkpoint::Now;
+use crate::checkpoint::output::Output;
+use crate::checkpoint::package;
+use crate::checkpoint::protocol::primary::{Level, Syncing};
+use crate::checkpoint::protocol::{Buffer, Channel, Error as ProtocolError};
+use crate::checkpoint::ram::pack::{Packer, Packing};
+use crate::checkpoint::ram::{Blocks, PAGE};
+use crate::checkpoint::status::{Board, Cause, Epoch, Phase, Stood, Sync};
+use crate::control::ControlError;
+use crate::dirty::pages::RangesError;
+use crate::machine::{Freezer, Time};
+use crate::memory::GuestRam;
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// The pages of a piece that is sent while the guest runs: 4 MiB.
+const PIECE: usize = 1024;
+/// So few dirty pages are left to the first checkpoint.
+const FEW: u64 = 512;
+/// The guest writes as fast as the link takes it: more rounds do not help.
+const ROUNDS: u32 = 30;
+
+/// A session that cannot go on.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The peer, or the link to it.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// No copy of the guest.
+    #[error(transparent)]
+    Cut(#[from] CutError),
+    /// The state does not fit into a package.
+    #[error(transparent)]
+    Package(#[from] package::PackageError),
+    /// The reply is none.
+    #[error("the secondary's list of pages makes no sense: {0}")]
+    Ranges(#[from] RangesError),
+    /// The guest has ended.
+    #[error(transparent)]
+    Guest(#[from] ControlError),
+    /// A bug ended what copies.
+    #[error("what copies the guest's pages is lost, which is a bug; start the guest anew to protect it")]
+    Lost,
+}
+
+/// What sessions of a primary work with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Who stands the guest still.
+    pub freezer: Freezer,
+    /// Who copies its pages.
+    pub copier: Copier,
+    /// The guest's memory.
+    pub ram: Arc<GuestRam>,
+    /// What that is made of.
+    pub blocks: Arc<Blocks>,
+    /// What is done to pages before they are sent.
+    pub packing: Packing,
+    /// What can be seen of it.
+    pub board: Arc<Board>,
+    /// Who holds the guest's output.
+    pub output: Arc<dyn Output>,
+    /// The epoch that the guest is in.
+    pub now: Now,
+}
+
+/// The guest, as sessions of a primary see it.
+#[derive(Debug)]
+pub struct Source {
+    freezer: Freezer,
+    ram: Arc<GuestRam>,
+    pub(super) blocks: Arc<Blocks>,
+    /// Who copies; away while the guest stands.
+    copier: Option<Box<Copier>>,
+    packer: Packer,
+    ranges: Buffer,
+    board: Arc<Board>,
+    output: Arc<dyn Output>,
+    now: Now,
+}
+
+impl Source {
+    /// Made of these.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { freezer, copier, ram, blocks, packing, board, output, now } = parts;
+        let (copier, packer, ranges) = (Some(Box::new(copier)), Packer::new(packing), Buffer::new());
+        Self { freezer, ram, blocks, copier, packer, ranges, board, output, now }
+    }
+
+    /// Sends all memory while the guest runs, until little of it changes meanwhile.
+    pub fn sync<C: Channel>(&mut self, mut link: Syncing<C>) -> Result<Level<C>, SessionError> {
+        let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
+        copier.start().map_err(CutError::from)?;
+        let of = self.blocks.bytes() / PAGE as u64;
+        let mut sync = Sync { of, ..Sync::default() };
+        let mut before = u64::MAX;
+        loop {
+            sync.left = copier.look().map_err(CutError::from)?;
+            self.board.write(|status| status.sync = sync);
+            // The first checkpoint takes the rest: what was looked at and is not made clean is found again.
+            if sync.round >= 1 && (sync.left <= FEW || sync.round >= ROUNDS || sync.left >= before) {
+                break;
+            }
+            // While it still gets less it is worth another round; the first is always.
+            before = if sync.round == 0 { u64::MAX } else { sync.left };
+            sync.round += 1;
+            let (packer, blocks, board) = (&mut self.packer, &self.blocks, &self.board);
+            copier.ahead(&self.ram, PIECE, |capture| {
+                let (piece, _) = packer.pack_first(blocks, capture.piece());
+                link.ram(&[IoSlice::new(piece)])?;
+                sync.sent += capture.pages() as u64;
+                sync.left = sync.left.saturating_sub(capture.pages() as u64);
+                board.write(|status| {
+                    status.sync = sync;
+                    status.bytes += piece.len() as u64;
+                });
+                Ok::<_, SessionError>(())
+            })?;
+        }
+        copier.ahead.clear();
+        let level = link.synced()?.ready()?;
+        self.now.set(level.epoch());
+        Ok(level)
+    }
+
+    /// Sends dirty pages while the guest runs, so that the next checkpoint has fewer; at most `most`. Says how
+    /// long that took.
+    pub fn ahead<C: Channel>(&mut self, link: &mut Level<C>, most: u64) -> Result<Duration, SessionError> {
+        let begun = Instant::now();
+        let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
+        let dirty = copier.look().map_err(CutError::from)?;
+        if dirty > FEW && copier.ahead.count() + dirty <= most {
+            let (packer, blocks, board) = (&mut self.packer, &self.blocks, &self.board);
+            copier.ahead(&self.ram, PIECE, |capture| {
+                let (piece, _) = packer.pack(blocks, capture.piece(), None, |_| false);
+                link.ram(&[IoSlice::new(piece)])?;
+                board.write(|status| status.bytes += piece.len() as u64);
+                Ok::<_, SessionError>(())
+            })?;
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// Makes the secondary what the guest is now.
+    pub fn checkpoint<C: Channel>(&mut self, link: Level<C>, cause: Cause) -> Result<Level<C>, SessionError> {
+        let epoch = link.epoch();
+        self.board.write(|status| status.phase = Phase::Checkpoint);
+        let done = self.transaction(link, cause, epoch);
+        if done.is_ok() {
+            self.board.write(|status| status.phase = Phase::Level);
+        } else {
+            self.board.write(|status| status.failed += 1);
+            self.output.failed(epoch);
+        }
+        done
+    }
+
+    fn transaction<C: Channel>(
+        &mut self,
+        link: Level<C>,
+        cause: Cause,
+        epoch: u64,
+    ) -> Result<Level<C>, SessionError> {
+        let link = link.request()?.reply(&mut self.ranges)?;
+        let (cut, stood) = self.cut(epoch)?;
+        let begun = Instant::now();
+        let package = package::write(&cut.state)?;
+        let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
+        let (now, before) = copier.copies();
+        let (theirs, ahead) = (&copier.theirs, &copier.ahead);
+        let foreign = |address: u64| {
+            let page = address / PAGE as u64;
+            theirs.contains(page) || ahead.contains(page)
+        };
+        let (piece, _) = self.packer.pack(&self.blocks, now.piece(), Some(before.piece()), foreign);
+        let ram_bytes = piece.len() as u64;
+        let link = link.pages(&[IoSlice::new(piece)])?.package(&[IoSlice::new(&package)])?;
+        let link = link.received()?;
+        let received = Instant::now();
+        self.output.received(epoch);
+        let link = link.loaded()?;
+        self.output.loaded(epoch);
+        let ahead = copier.ahead.count();
+        copier.loaded();
+        let epoch = Epoch {
+            epoch,
+            cause,
+            ahead,
+            pages: cut.pages,
+            foreign: cut.pages - cut.dirty,
+            ram_bytes,
+            state_bytes: package.len() as u64,
+            stood,
+            transfer: received - begun,
+            load: received.elapsed(),
+        };
+        tracing::debug!(?epoch, "the secondary is level");
+        self.board.complete(epoch);
+        Ok(link)
+    }
+
+    /// Stands the guest still for the copy.
+    fn cut(&mut self, epoch: u64) -> Result<(Cut, Stood), SessionError> {
+        let mut copier = self.copier.take().ok_or(SessionError::Lost)?;
+        copier.theirs.clear();
+        copier.theirs.insert_ranges(self.ranges.bytes())?;
+        let output = self.output.clone();
+        let now = self.now.clone();
+        let work = work(copier, move || {
+            output.cut(epoch);
+            now.set(epoch + 1);
+        });
+        let ((copier, cut), times) = self.freezer.freeze(Time::GoesOn, work)?;
+        self.copier = Some(copier);
+        let cut = cut?;
+        let stop = times.vcpus + times.devices;
+        let stood = Stood { stop, resume: times.resume, total: times.total, ..cut.stood };
+        Ok((cut, stood))
+    }
+
+    /// What is held may go: nobody follows.
+    pub fn unhold(&self) {
+        self.output.alone();
+    }
+
+    /// The guest is followed by nobody any more: writing costs it nothing.
+    pub fn alone(&mut self) {
+        if let Some(Err(error)) = self.copier.as_mut().map(|copier| copier.stop()) {
+            tracing::warn!(%error, "the guest's writes are still noted, which slows it down");
+        }
+    }
+}

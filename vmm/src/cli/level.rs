@@ -1,0 +1,177 @@
+//! One side of a pair: from what is configured to threads that keep two guests level.
+//!
+//! ```text
+//!   Colo ── names, certificates, sockets ──► Opened ── (the process is confined) ── machine ──► Side
+//! ```
+
+use super::Failure;
+use crate::checkpoint::link::{HostPort, Rhythm, Terms, Tls, Trust, socket};
+use crate::checkpoint::orders::Orders;
+use crate::checkpoint::output::Unheld;
+use crate::checkpoint::primary::{self, Ahead, Copier, Source};
+use crate::checkpoint::protocol::Patience;
+use crate::checkpoint::protocol::hello::{Answer, Block, Capabilities, Hello, Role as Connection, Side};
+use crate::checkpoint::ram::Blocks;
+use crate::checkpoint::secondary::{self, OnLoss, Quit, Sink};
+use crate::checkpoint::status::{Board, Role};
+use crate::checkpoint::{Handle, Now, Told};
+use crate::config::{self, Background, Colo};
+use crate::dirty;
+use crate::machine::Machine;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long a primary may take to tell its secondary that the guest has ended.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What has to be opened before the process is confined.
+#[derive(Debug)]
+pub(super) struct Opened {
+    place: Place,
+    tls: Option<Tls>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Primary { peer: HostPort, addresses: Vec<SocketAddr> },
+    Secondary { listener: TcpListener },
+}
+
+impl Opened {
+    pub(super) fn new(colo: &Colo) -> Result<Self, Failure> {
+        let tls = colo.tls.as_ref().map(|tls| {
+            let trust = match &tls.trust {
+                config::Trust::Peer(file) => Trust::Peer(file.clone()),
+                config::Trust::Authority(file) => Trust::Authority(file.clone()),
+            };
+            Tls::new(&tls.cert, &tls.key, &trust)
+        });
+        let tls = tls.transpose()?;
+        let place = match &colo.side {
+            config::Side::Primary { peer, .. } => {
+                Place::Primary { addresses: peer.resolve()?, peer: peer.to_string().parse()? }
+            }
+            config::Side::Secondary { listen, .. } => {
+                Place::Secondary { listener: socket::listen(listen.address())? }
+            }
+        };
+        Ok(Self { place, tls })
+    }
+}
+
+/// A side that works.
+#[derive(Debug)]
+pub(super) struct Working {
+    /// Who asks and commands it.
+    pub(super) handle: Handle,
+    thread: JoinHandle<()>,
+}
+
+impl Working {
+    /// Lets it go to work. The machine runs after.
+    pub(super) fn start(colo: &Colo, opened: Opened, machine: &Machine) -> Result<Self, Failure> {
+        let Opened { place, tls } = opened;
+        let vm = machine.vm();
+        let ram = vm.ram().clone();
+        let blocks = Arc::new(Blocks::of(&ram));
+        let delay = Duration::from_millis(colo.delay.get().into());
+        let role = colo.role();
+        let board = Arc::new(Board::new(role, colo.mode.into(), delay));
+        let (orders, post) = Orders::new();
+        let now = Now::default();
+        let handle = Handle::new(board.clone(), post, now.clone());
+        let told = Told::new(role, machine.teller());
+        let tracker = dirty::choose(&vm)?;
+        let millis = |millis: config::Millis| Duration::from_millis(millis.get().into());
+        let rhythm = Rhythm { interval: millis(colo.heartbeat), timeout: millis(colo.peer_timeout) };
+        // Between checkpoints the heartbeat alone says that the peer lives.
+        let patience =
+            Patience { step: millis(colo.phase_timeout), idle: Duration::MAX, ..Patience::default() };
+        let hello = hello(colo, &blocks)?;
+        let sandbox = machine.sandbox();
+        let thread = match place {
+            Place::Primary { peer, addresses } => {
+                let source = Source::new(primary::Parts {
+                    freezer: machine.freezer(),
+                    copier: Copier::new(tracker, &ram, &blocks)?,
+                    ram,
+                    blocks,
+                    packing: colo.packing.into(),
+                    board: board.clone(),
+                    output: Arc::new(Unheld),
+                    now,
+                });
+                let settings = primary::Settings {
+                    peer,
+                    addresses,
+                    tls,
+                    hello,
+                    patience,
+                    rhythm,
+                    delay,
+                    ahead: match colo.background {
+                        Background::Off => Ahead::Off,
+                        Background::On | Background::Auto => Ahead::Auto,
+                    },
+                    again: true,
+                };
+                primary::start(settings, source, orders, board, told, &sandbox)?
+            }
+            Place::Secondary { listener } => {
+                let sink =
+                    Sink::new(machine.freezer(), ram, blocks, tracker, colo.mode.into(), board.clone())?;
+                let control = machine.control();
+                let on_loss = match colo.side {
+                    config::Side::Secondary { takes_over: true, .. } => OnLoss::TakeOver,
+                    _ => OnLoss::Wait,
+                };
+                let parts = secondary::Parts {
+                    settings: secondary::Settings { patience, rhythm, on_loss },
+                    sink,
+                    listener,
+                    terms: Terms::new(hello, tls),
+                    orders,
+                    board,
+                    told,
+                    quit: Quit::new(move || control.quit()),
+                };
+                secondary::start(parts, &sandbox)?
+            }
+        };
+        Ok(Self { handle, thread })
+    }
+
+    /// The guest has ended: a primary says so to its secondary.
+    pub(super) fn end(self) {
+        self.handle.ended();
+        let until = Instant::now() + FAREWELL;
+        while !self.thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if self.thread.is_finished() && self.thread.join().is_err() {
+            tracing::error!("the thread of the pair has died of a bug");
+        }
+    }
+}
+
+fn hello(colo: &Colo, blocks: &Blocks) -> Result<Hello, Failure> {
+    let block = |block: &crate::checkpoint::ram::blocks::Block| {
+        Ok::<_, Failure>(Block { name: block.name.parse()?, size: block.len })
+    };
+    Ok(Hello {
+        role: Connection::Main,
+        side: match colo.role() {
+            Role::Primary => Side::Primary,
+            Role::Secondary => Side::Secondary,
+        },
+        mode: colo.mode.into(),
+        answer: Answer::Asked,
+        capabilities: Capabilities::LZ4.with(Capabilities::XOR),
+        generation: 1,
+        session: 0,
+        vm: colo.vm_id.clone(),
+        blocks: blocks.iter().map(block).collect::<Result<_, _>>()?,
+    })
+}
