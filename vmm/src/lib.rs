@@ -22,6 +22,7 @@
 //! * [`irq`]: how a device interrupts.
 //! * [`qmp`]: how programs control it.
 //! * [`sandbox`]: what a broken process can still do.
+//! * [`state`]: plain states to bytes and back, with a description of every field.
 //! * [`kvm`]: the host's KVM, a VM in it.
 //! * [`vcpu`]: a thread per vCPU, its exits, its state.
 //! * [`pci`]: the bus that devices are found on.
@@ -46,5 +47,6 @@ pub mod memory;
 pub mod pci;
 pub mod qmp;
 pub mod sandbox;
+pub mod state;
 pub mod vcpu;
 pub mod virtio;
