@@ -10,6 +10,7 @@
 //! What assembles is given as a function, so that this knows a guest by its [`Control`] alone.
 
 mod exit;
+mod inspect;
 mod machine;
 mod run;
 
@@ -86,12 +87,15 @@ struct Cli {
 enum Command {
     /// Run a guest until it powers off
     Run(Box<run::Args>),
+    /// Show what is in a saved machine
+    Inspect(inspect::Args),
 }
 
 /// Does what the words ask for.
 pub fn main(words: impl IntoIterator<Item = OsString>, assemble: Assemble) -> Exit {
     match Cli::try_parse_from(words) {
         Ok(Cli { command: Command::Run(args) }) => args.run(assemble),
+        Ok(Cli { command: Command::Inspect(args) }) => args.run(),
         Err(error) => {
             // Help and version are no errors, and go to standard output.
             let wrong = error.use_stderr();

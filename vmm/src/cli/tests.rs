@@ -20,6 +20,21 @@ fn the_words_of_the_manual_are_understood() {
         --disk path=disk.qcow2,format=qcow2,readonly,serial=S1 --net tap=vif1.0,mac=02:00:00:00:00:01,queues=2 \
         --console pty --qmp unix:/run/q --rng false --on-reset exit --seccomp log --user 1:2 --name web";
     Cli::try_parse_from(words.split_whitespace()).unwrap();
+    Cli::try_parse_from(["colo-vm", "inspect", "--json", "web.vm"]).unwrap();
+}
+
+#[test]
+fn an_inspection_ends_with_what_it_found() {
+    let inspect = |words: &[&str]| {
+        let words = ["colo-vm", "inspect"].iter().chain(words);
+        main(words.map(OsString::from), assemble)
+    };
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/small.vm");
+    assert_eq!(inspect(&[golden]), Exit::Done);
+    assert_eq!(inspect(&["--json", golden]), Exit::Done);
+    assert_eq!(inspect(&[concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]), Exit::Failed);
+    assert_eq!(inspect(&["/nowhere"]), Exit::Failed);
+    assert_eq!(inspect(&[]), Exit::Usage);
 }
 
 #[test]
