@@ -25,6 +25,8 @@
 //! * [`metrics`]: a guest and its checkpoints, for Prometheus.
 //! * [`qmp`]: how programs control it.
 //! * [`sandbox`]: what a broken process can still do.
+//! * [`state`]: plain states to bytes and back, with a description of every field.
+//! * [`stream`]: a saved machine, as QEMU's migration stream.
 //! * [`kvm`]: the host's KVM, a VM in it.
 //! * [`vcpu`]: a thread per vCPU, its exits, its state.
 //! * [`pci`]: the bus that devices are found on.
@@ -52,5 +54,7 @@ pub mod metrics;
 pub mod pci;
 pub mod qmp;
 pub mod sandbox;
+pub mod state;
+pub mod stream;
 pub mod vcpu;
 pub mod virtio;

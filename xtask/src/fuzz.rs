@@ -8,7 +8,7 @@ use crate::packages::{self, CXX};
 use anyhow::{Result, bail};
 
 /// The targets, in the order in which they run.
-const TARGETS: [&str; 11] = [
+const TARGETS: [&str; 12] = [
     "packet",
     "engine",
     "translate",
@@ -20,6 +20,7 @@ const TARGETS: [&str; 11] = [
     "boot",
     "config",
     "qmp",
+    "stream_load",
 ];
 const DIR: &str = "tests/fuzz";
 

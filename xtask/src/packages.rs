@@ -41,10 +41,11 @@ pub(crate) const LAB: [Package<'_>; 11] = [
 ];
 
 /// What the VMM's own tests are judged by.
-pub(crate) const JUDGES: [Package<'_>; 3] = [
+pub(crate) const JUDGES: [Package<'_>; 4] = [
     IASL,
     Package { name: "qemu-utils", why: "qemu-img and qemu-io, which read the disk images that we write" },
     Package { name: "python3-venv", why: "a place for QEMU's Python package, which speaks QMP" },
+    Package { name: "xz-utils", why: "unpacking QEMU's script that reads saved machines" },
 ];
 
 /// What lab machines and their guests are made with. Kernels and busybox are fetched besides, by the lab

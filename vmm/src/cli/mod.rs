@@ -11,6 +11,7 @@
 //! that ask a guest which runs (`save`, `status`, `checkpoint`, `takeover`) know it by its QMP socket alone.
 
 mod exit;
+mod inspect;
 mod level;
 mod machine;
 mod orders;
@@ -108,6 +109,8 @@ enum Command {
     Checkpoint(orders::Checkpoint),
     /// Say that the other host is gone for good: this guest serves
     Takeover(orders::Takeover),
+    /// Show what is in a saved machine
+    Inspect(inspect::Args),
 }
 
 /// Does what the words ask for.
@@ -117,6 +120,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>, assemble: Assemble) -> Ex
             Command::Run(args) => args.run(assemble),
             Command::Primary(args) => args.run(assemble),
             Command::Secondary(args) => args.run(assemble),
+            Command::Inspect(args) => args.run(),
             Command::Save(args) => outcome(args.run()),
             Command::Status(args) => outcome(args.run()),
             Command::Checkpoint(args) => outcome(args.run()),

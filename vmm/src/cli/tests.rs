@@ -21,6 +21,21 @@ fn the_words_of_the_manual_are_understood() {
         --console pty --qmp unix:/run/q --rng false --on-reset exit --seccomp log --user 1:2 --name web \
         --metrics localhost:9091 --restore S";
     Cli::try_parse_from(words.split_whitespace()).unwrap();
+    Cli::try_parse_from(["colo-vm", "inspect", "--json", "web.vm"]).unwrap();
+}
+
+#[test]
+fn an_inspection_ends_with_what_it_found() {
+    let inspect = |words: &[&str]| {
+        let words = ["colo-vm", "inspect"].iter().chain(words);
+        main(words.map(OsString::from), assemble)
+    };
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/small.vm");
+    assert_eq!(inspect(&[golden]), Exit::Done);
+    assert_eq!(inspect(&["--json", golden]), Exit::Done);
+    assert_eq!(inspect(&[concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]), Exit::Failed);
+    assert_eq!(inspect(&["/nowhere"]), Exit::Failed);
+    assert_eq!(inspect(&[]), Exit::Usage);
 }
 
 #[test]
