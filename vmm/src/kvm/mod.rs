@@ -14,7 +14,7 @@ mod probe;
 mod sys;
 mod vm;
 
-pub use chips::{Age, ChannelState, Chips, IoApicState, PicState, PitState};
+pub use chips::{ChannelState, Chips, IoApicState, PicState, PitState};
 pub use open::Kvm;
 pub use probe::Speed;
 pub use vm::{PortWidth, Vm};
