@@ -11,9 +11,13 @@
 //!    └───────────────► Shutdown ◄───────┘
 //! ```
 
+use crate::checkpoint::status::{Reason, Role, Status};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::fs::File;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 use thiserror::Error;
 
 /// What a guest does.
@@ -52,6 +56,13 @@ pub enum Event {
     },
     /// Its power button was pressed.
     Powerdown,
+    /// It is protected no more, or has taken over.
+    ColoExit {
+        /// Which side this was.
+        role: Role,
+        /// Why.
+        reason: Reason,
+    },
 }
 
 /// A vCPU, for people.
@@ -113,4 +124,47 @@ pub trait Control: Send + Sync + fmt::Debug {
     /// What happens to it from now on; a receiver that is not read loses the newest events. After the last
     /// event of a guest that has ended the channel is closed.
     fn events(&self) -> Receiver<Event>;
+}
+
+/// What a saved state is, once it is in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Saved {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Pages of RAM that are in it with their content.
+    pub pages: u64,
+    /// Pages that are all zeros.
+    pub zero_pages: u64,
+    /// How long the guest stood for it.
+    pub stood: Duration,
+}
+
+/// Writes a guest's whole state into a file.
+pub trait Save: Send + Sync + fmt::Debug {
+    /// The guest stands meanwhile, and goes on after if it ran before.
+    fn save(&self, file: File) -> Result<Saved, ControlError>;
+}
+
+/// A guest that has, or is, a secondary, seen from outside.
+pub trait Colo: Send + Sync + fmt::Debug {
+    /// How it is.
+    fn status(&self) -> Status;
+    /// Sets the time between two checkpoints that nothing else asks for; one is made at once, as QEMU does.
+    fn set_delay(&self, delay: Duration) -> Result<(), ControlError>;
+    /// Asks for a checkpoint.
+    fn checkpoint(&self) -> Result<(), ControlError>;
+    /// The peer is gone for good, somebody says who knows: a secondary takes over, a primary goes on alone.
+    /// Its own process is sure of that when this returns.
+    fn lost_heartbeat(&self) -> Result<(), ControlError>;
+}
+
+/// All that QMP can reach.
+#[derive(Clone, Debug)]
+pub struct Controls {
+    /// The guest.
+    pub guest: Arc<dyn Control>,
+    /// Who writes its state.
+    pub save: Option<Arc<dyn Save>>,
+    /// Its checkpoints, if it has a peer.
+    pub colo: Option<Arc<dyn Colo>>,
 }

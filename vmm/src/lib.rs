@@ -14,12 +14,15 @@
 //! * [`boot`], [`acpi`]: what a guest finds when it begins.
 //! * [`block`]: disk images, and what moves their bytes.
 //! * [`bus`]: who answers an exit.
+//! * [`checkpoint`]: a secondary kept level with its primary.
 //! * [`cli`]: the command line, from its words to the exit code.
 //! * [`config`]: what is to be run.
 //! * [`console`]: where its serial port leads.
 //! * [`control`]: what can be done to a running guest.
+//! * [`dirty`]: which pages of RAM were written.
 //! * [`devices`]: what the machine has: those of a PC, and virtio's.
 //! * [`irq`]: how a device interrupts.
+//! * [`metrics`]: a guest and its checkpoints, for Prometheus.
 //! * [`qmp`]: how programs control it.
 //! * [`sandbox`]: what a broken process can still do.
 //! * [`kvm`]: the host's KVM, a VM in it.
@@ -34,15 +37,18 @@ pub mod acpi;
 pub mod block;
 pub mod boot;
 pub mod bus;
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod console;
 pub mod control;
 pub mod devices;
+pub mod dirty;
 pub mod irq;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod metrics;
 pub mod pci;
 pub mod qmp;
 pub mod sandbox;

@@ -4,6 +4,8 @@
 #![cfg(target_arch = "x86_64")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "run/controls.rs"]
+mod controls;
 mod guest;
 
 use colo_vmm::cli;
@@ -28,15 +30,19 @@ const QMP_PACKAGE: &str = "qemu.qmp==0.0.6";
 fn child() {
     if let Ok(words) = std::env::var(WORDS) {
         let words = words.lines().map(Into::into);
-        let exit = cli::main(["colo-vm".into(), "run".into()].into_iter().chain(words), guest::assemble);
+        let exit = cli::main(["colo-vm".into()].into_iter().chain(words), guest::assemble);
         std::process::exit(exit.code().into());
     }
 }
 
 fn command(words: &[&str]) -> Command {
+    command_of("run", words)
+}
+
+fn command_of(order: &str, words: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "child", "--nocapture", "--test-threads=1"]);
-    command.env(WORDS, words.join("\n")).env("RUST_BACKTRACE", "0");
+    command.env(WORDS, [&[order], words].concat().join("\n")).env("RUST_BACKTRACE", "0");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -49,6 +55,10 @@ struct Guest {
 
 impl Guest {
     fn start(more: &[&str]) -> Self {
+        Self::start_as("run", more)
+    }
+
+    fn start_as(order: &str, more: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).display().to_string();
         fs::write(at("kernel"), "x").unwrap();
@@ -56,7 +66,7 @@ impl Guest {
         let (qmp, console) = (format!("unix:{qmp}"), format!("unix:{console},server"));
         let mut words = vec!["--name", "web", "--kernel", &kernel, "--qmp", &qmp, "--console", &console];
         words.extend(more);
-        let process = command(&words).spawn().unwrap();
+        let process = command_of(order, &words).spawn().unwrap();
         Self { directory, process }
     }
 
@@ -102,7 +112,11 @@ impl Qmp {
 
     /// The answer; events that come first are passed over.
     fn ask(&mut self, command: &str) -> Value {
-        self.0.get_mut().write_all(json!({"execute": command}).to_string().as_bytes()).unwrap();
+        self.say(&json!({"execute": command}))
+    }
+
+    fn say(&mut self, request: &Value) -> Value {
+        self.0.get_mut().write_all(request.to_string().as_bytes()).unwrap();
         loop {
             let value = self.read();
             if value["event"].is_null() {

@@ -6,26 +6,20 @@
 //!
 //! Labels: `guest`, `vif`, `side` (primary, secondary), and `cause`, `event` or `quantile`.
 
+use super::families::{self, Families, Family, Label};
 use super::status::{GuestStatus, NicStatus, NodeStatus};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::{MetricType, TypedMetric};
-use prometheus_client::registry::{Registry, Unit};
 use serde_json::Value;
 use std::fmt;
 
-/// What the text is, for an HTTP header.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// The metrics of a status.
 pub fn text(status: NodeStatus) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("colo");
-    registry.register_collector(Box::new(Snapshot(status)));
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry)?;
-    Ok(text)
+    let snapshot = Snapshot(status);
+    families::text("colo", move |out| {
+        snapshot.node(out)?;
+        snapshot.guests(out)?;
+        snapshot.nics(out)?;
+        snapshot.comparators(out)
+    })
 }
 
 /// Counters of the comparator: where in its object, the metric's name, what it is.
@@ -57,69 +51,8 @@ const SIDES: [&str; 2] = ["primary", "secondary"];
 #[derive(Debug)]
 struct Snapshot(NodeStatus);
 
-type Label<'a> = (&'static str, &'a str);
-
-/// Writes families: each sample's labels and value.
-struct Families<'a>(DescriptorEncoder<'a>);
-
-/// One family under way.
-struct Family<'a>(MetricEncoder<'a>);
-
-impl Families<'_> {
-    fn family(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<&Unit>,
-        kind: MetricType,
-        fill: Fill<'_>,
-    ) -> fmt::Result {
-        // The registry's own metrics end their help with a full stop, a collector's do not.
-        let help = format!("{help}.");
-        fill(&mut Family(self.0.encode_descriptor(name, &help, unit, kind)?))
-    }
-
-    fn counter(&mut self, name: &str, help: &str, fill: Fill<'_>) -> fmt::Result {
-        self.family(name, help, None, ConstCounter::<u64>::TYPE, fill)
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, fill: Fill<'_>) -> fmt::Result {
-        self.family(name, help, None, ConstGauge::<u64>::TYPE, fill)
-    }
-
-    fn seconds(&mut self, name: &str, help: &str, fill: Fill<'_>) -> fmt::Result {
-        self.family(name, help, Some(&Unit::Seconds), ConstGauge::<f64>::TYPE, fill)
-    }
-}
-
-type Fill<'f> = &'f dyn Fn(&mut Family<'_>) -> fmt::Result;
-
-impl Family<'_> {
-    fn count(&mut self, labels: &[Label<'_>], value: u64) -> fmt::Result {
-        ConstCounter::new(value).encode(self.0.encode_family(&labels)?)
-    }
-
-    fn level(&mut self, labels: &[Label<'_>], value: u64) -> fmt::Result {
-        ConstGauge::new(value).encode(self.0.encode_family(&labels)?)
-    }
-
-    fn time(&mut self, labels: &[Label<'_>], seconds: f64) -> fmt::Result {
-        ConstGauge::new(seconds).encode(self.0.encode_family(&labels)?)
-    }
-}
-
 fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
-}
-
-impl Collector for Snapshot {
-    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut out = Families(encoder);
-        self.node(&mut out)?;
-        self.guests(&mut out)?;
-        self.nics(&mut out)?;
-        self.comparators(&mut out)
-    }
 }
 
 impl Snapshot {
@@ -135,9 +68,7 @@ impl Snapshot {
 
     fn node(&self, out: &mut Families<'_>) -> fmt::Result {
         let node = &self.0;
-        out.family("build", "The program", None, MetricType::Info, &|all| {
-            all.0.encode_info(&[("version", node.version.as_str())])
-        })?;
+        out.info("build", "The program", &[("version", node.version.as_str())])?;
         out.seconds("uptime", "How long the process has run", &|all| all.time(&[], seconds(node.uptime_ms)))
     }
 
@@ -203,7 +134,7 @@ impl Snapshot {
         out.gauge("held_frames", "Frames that wait", &|all| {
             self.each_held(|labels, held| all.level(labels, held.frames))
         })?;
-        out.family("held", "Bytes of the frames that wait", Some(&Unit::Bytes), MetricType::Gauge, &|all| {
+        out.bytes("held", "Bytes of the frames that wait", &|all| {
             self.each_held(|labels, held| all.level(labels, held.bytes))
         })?;
         out.seconds("held_oldest", "How long the oldest frame has waited; 0 if none does", &|all| {
@@ -246,13 +177,9 @@ impl Snapshot {
 
     fn comparators(&self, out: &mut Families<'_>) -> fmt::Result {
         out.counter("frames", "Frames that came to the comparator", &|all| self.each_side("frames", all))?;
-        out.family(
-            "received",
-            "Bytes that came to the comparator",
-            Some(&Unit::Bytes),
-            MetricType::Counter,
-            &|all| self.each_side("bytes", all),
-        )?;
+        out.bytes_counter("received", "Bytes that came to the comparator", &|all| {
+            self.each_side("bytes", all)
+        })?;
         out.counter("discarded_frames", "Frames that were discarded, by cause", &|all| {
             self.each_engine(|engine, [guest, vif]| {
                 SIDES.into_iter().try_for_each(|side| {

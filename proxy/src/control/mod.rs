@@ -11,14 +11,16 @@
 //! * [`client`] finds the processes of this network namespace and asks them.
 //! * [`status`] is what a node says of itself; [`exposition`] writes it as metrics, [`render`] for
 //!   people, and [`rates`] is the difference of two.
+//! * [`families`] is how metrics are written, and [`scrape`] serves them, those of other programs, too.
 
 pub mod client;
 pub mod exposition;
+pub mod families;
 pub mod listener;
 pub mod protocol;
 pub mod rates;
 pub mod render;
-mod scrape;
+pub mod scrape;
 pub mod server;
 pub mod status;
 

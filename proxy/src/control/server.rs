@@ -8,9 +8,10 @@
 //!
 //! Nothing that a client does or leaves undone holds up the data path or another client.
 
+use super::exposition;
 use super::listener::MetricsListener;
 use super::protocol::{Answer, Handler, MAX_REQUEST, Refusal, Reply, Request, parse};
-use super::scrape;
+use super::scrape::{self, Silence};
 use crate::listener::Listener;
 use std::future::Future;
 use std::io;
@@ -80,6 +81,17 @@ impl Desk {
             tracing::error!("a control request failed inside: {error}");
             Err(Refusal::Failed("an error inside colo-proxy; its log says more".to_owned()))
         })
+    }
+}
+
+/// A scrape tells the status.
+impl scrape::Source for Desk {
+    async fn text(&self) -> Result<String, Silence> {
+        match self.ask(Request::Status {}).await {
+            Ok(Answer::Status(status)) => Ok(exposition::text(*status)?),
+            Ok(_) => Err(Silence::Failed("no status".to_owned())),
+            Err(refusal) => Err(Silence::Unavailable(refusal.to_string())),
+        }
     }
 }
 

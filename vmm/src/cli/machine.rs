@@ -7,7 +7,7 @@
 use super::{Assembled, Ended, Failure, Launch};
 use crate::block::{self, Format, Image};
 use crate::config::{self, Cache, Config};
-use crate::control::BlockInfo;
+use crate::control::{BlockInfo, Controls};
 use crate::devices::block::{Block, Disk};
 use crate::devices::net::{Net, tap::Tap};
 use crate::devices::rng::Rng;
@@ -17,7 +17,14 @@ use std::sync::Arc;
 
 /// Makes a machine of what is configured.
 pub fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
-    let Launch { config, console, confinement } = launch;
+    let Launch { config, colo, restore, console, confinement } = launch;
+    // Better no guest than one that runs unprotected, or boots, where something else was asked for.
+    if colo.is_some() || restore.is_some() {
+        return Err(
+            "this colo-vm cannot go on from a saved state or keep two hosts level; run the guest without"
+                .into(),
+        );
+    }
     let Devices { devices, blocks } = Devices::open(config)?;
     let machine = Machine::new(Setup {
         begin: Begin::Boot(BootFiles {
@@ -35,7 +42,7 @@ pub fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
     })?;
     let serial = machine.serial();
     Ok(Assembled {
-        control: machine.control(),
+        control: Controls { guest: machine.control(), save: None, colo: None },
         input: Box::new(move |typed| serial.input(typed)),
         sandbox: machine.sandbox(),
         run: Box::new(|| match machine.run()? {

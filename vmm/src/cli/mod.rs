@@ -7,31 +7,40 @@
 //!   exit code ◄── Ended ◄── run ◄── QMP, console, signals ◄────────── Assembled (a guest that stands)
 //! ```
 //!
-//! What assembles is given as a function, so that this knows a guest by its [`Control`] alone.
+//! What assembles is given as a function, so that this knows a guest by its [`Controls`] alone. The commands
+//! that ask a guest which runs (`save`, `status`, `checkpoint`, `takeover`) know it by its QMP socket alone.
 
 mod exit;
 mod machine;
+mod orders;
+mod pair;
 mod run;
+mod save;
+mod status;
 
 pub use exit::Exit;
 pub use machine::assemble;
 
-use crate::config::Config;
+use crate::config::{Colo, Config};
 use crate::console;
-use crate::control::Control;
+use crate::control::Controls;
 use crate::sandbox::{Confinement, Sandbox};
 use clap::{Parser, Subcommand};
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write as _};
-use std::sync::Arc;
+use std::path::Path;
 
 /// What a machine is assembled from.
 #[derive(Debug)]
 pub struct Launch<'a> {
     /// What is to be run.
     pub config: &'a Config,
+    /// Which side of a pair it is, if it is one.
+    pub colo: Option<&'a Colo>,
+    /// A file whose state it goes on from, instead of booting.
+    pub restore: Option<&'a Path>,
     /// Where the first serial port writes.
     pub console: console::Output,
     /// To be begun when everything is open, before the first thread starts.
@@ -41,7 +50,7 @@ pub struct Launch<'a> {
 /// A machine that stands (paused) and can be let go.
 pub struct Assembled {
     /// How it is controlled.
-    pub control: Arc<dyn Control>,
+    pub control: Controls,
     /// What is typed goes to the first serial port, as far as that has room: how much it took.
     pub input: console::Input,
     /// What [`Confinement::begin`] gave.
@@ -86,17 +95,47 @@ struct Cli {
 enum Command {
     /// Run a guest until it powers off
     Run(Box<run::Args>),
+    /// Run a guest that another host keeps a copy of
+    Primary(Box<pair::Primary>),
+    /// Keep a copy of a guest that another host runs, and take over when that is lost
+    Secondary(Box<pair::Secondary>),
+    /// Write the state of a running guest into a file
+    Save(save::Args),
+    /// Say how a guest on two hosts is getting on
+    Status(status::Args),
+    /// Make a checkpoint now
+    Checkpoint(orders::Checkpoint),
+    /// Say that the other host is gone for good: this guest serves
+    Takeover(orders::Takeover),
 }
 
 /// Does what the words ask for.
 pub fn main(words: impl IntoIterator<Item = OsString>, assemble: Assemble) -> Exit {
     match Cli::try_parse_from(words) {
-        Ok(Cli { command: Command::Run(args) }) => args.run(assemble),
+        Ok(Cli { command }) => match command {
+            Command::Run(args) => args.run(assemble),
+            Command::Primary(args) => args.run(assemble),
+            Command::Secondary(args) => args.run(assemble),
+            Command::Save(args) => outcome(args.run()),
+            Command::Status(args) => outcome(args.run()),
+            Command::Checkpoint(args) => outcome(args.run()),
+            Command::Takeover(args) => outcome(args.run()),
+        },
         Err(error) => {
             // Help and version are no errors, and go to standard output.
             let wrong = error.use_stderr();
             let _ = error.print();
             if wrong { Exit::Usage } else { Exit::Done }
+        }
+    }
+}
+
+fn outcome(outcome: Result<(), Failure>) -> Exit {
+    match outcome {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            complain(&*error);
+            Exit::Failed
         }
     }
 }

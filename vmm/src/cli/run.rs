@@ -1,11 +1,13 @@
-//! `colo-vm run`.
+//! `colo-vm run`, and what it has in common with `primary` and `secondary`.
 
 use super::{Assemble, Assembled, Ended, Exit, Failure, Launch, complain};
-use crate::config::{self, Config, Console, Draft};
+use crate::config::{self, Colo, Config, Console, Draft, Side};
 use crate::console;
 use crate::control::Control;
+use crate::metrics;
 use crate::qmp;
 use crate::sandbox::{Confinement, Kind, Sandbox};
+use colo_proxy::control::{MetricsListener, scrape};
 use colo_proxy::listener::Listener;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
@@ -27,6 +29,8 @@ Examples:
       ip tuntap add vif1.0 mode tap vnet_hdr
   colo-vm run --config web.toml --memory 4G --console unix:/run/web.console --qmp unix:/run/web.qmp
       a file (docs/colo-vm.toml shows every key) and what is different this time
+  colo-vm run --config web.toml --restore web.state
+      goes on where \"colo-vm save web.state --qmp unix:/run/web.qmp\" was said
 
 On a terminal every key goes to the guest; Ctrl-a x ends it. SIGINT, SIGTERM and SIGHUP end it, too.
 COLO_LOG=debug says more of what happens.
@@ -45,32 +49,49 @@ pub(super) struct Args {
     config: Option<PathBuf>,
     #[command(flatten)]
     draft: Draft,
+    /// Go on from this state, which "colo-vm save" wrote, instead of booting; the rest as it was then
+    #[arg(long, value_name = "FILE")]
+    restore: Option<PathBuf>,
 }
 
 impl Args {
-    /// What they ask for.
-    fn config(self) -> Result<Config, Failure> {
-        let base = self.config.as_deref().map(config::read).transpose()?.unwrap_or_default();
-        Ok(self.draft.over(base).finish()?)
-    }
-
     pub(super) fn run(self, assemble: Assemble) -> Exit {
-        log();
-        let config = match self.config() {
-            Ok(config) => config,
-            Err(error) => {
-                complain(&*error);
-                return Exit::Usage;
-            }
-        };
-        match run(&config, assemble) {
-            Ok(exit) => exit,
-            Err(error) => {
-                // What is said would be hard to read on a raw terminal.
-                console::restore_terminal();
-                complain(&*error);
-                Exit::Failed
-            }
+        let Self { config, draft, restore } = self;
+        start(assemble, || {
+            Ok(Plan { config: read(config.as_deref(), draft)?.finish()?, colo: None, restore })
+        })
+    }
+}
+
+/// What is to be done.
+pub(super) struct Plan {
+    pub(super) config: Config,
+    pub(super) colo: Option<Colo>,
+    pub(super) restore: Option<PathBuf>,
+}
+
+/// What the command line says, over what the file does.
+pub(super) fn read(file: Option<&Path>, draft: Draft) -> Result<Draft, Failure> {
+    Ok(draft.over(file.map(config::read).transpose()?.unwrap_or_default()))
+}
+
+/// Makes a plan, and runs a guest by it.
+pub(super) fn start(assemble: Assemble, plan: impl FnOnce() -> Result<Plan, Failure>) -> Exit {
+    log();
+    let plan = match plan() {
+        Ok(plan) => plan,
+        Err(error) => {
+            complain(&*error);
+            return Exit::Usage;
+        }
+    };
+    match run(&plan, assemble) {
+        Ok(exit) => exit,
+        Err(error) => {
+            // What is said would be hard to read on a raw terminal.
+            console::restore_terminal();
+            complain(&*error);
+            Exit::Failed
         }
     }
 }
@@ -88,7 +109,10 @@ fn log() {
         .try_init();
 }
 
-fn run(config: &Config, assemble: Assemble) -> Result<Exit, Failure> {
+fn run(plan: &Plan, assemble: Assemble) -> Result<Exit, Failure> {
+    let Plan { config, colo, restore } = plan;
+    colo.iter().flat_map(Colo::warnings).for_each(|warning| tracing::warn!("{warning}"));
+    let scraped = config.metrics.map(MetricsListener::bind).transpose()?;
     let listeners: Result<Vec<Listener>, _> =
         config.qmp.iter().map(|endpoint| Listener::bind(endpoint.path())).collect();
     let listeners = listeners?;
@@ -96,19 +120,31 @@ fn run(config: &Config, assemble: Assemble) -> Result<Exit, Failure> {
         .map_err(|error| format!("cannot catch the signals that end it: {error}"))?;
     refuse_own_console(config)?;
     let opened = console::open(&config.console)?;
-    let line = summary(config, opened.described());
+    let mut line = summary(plan, opened.described());
+    if let Some(listener) = &scraped {
+        // With the port that was chosen.
+        line = format!("{line}; metrics on {}", listener.address()?);
+    }
     let confinement = Confinement::new(config, console::restore_terminal);
-    let launch = Launch { config, console: opened.output(), confinement };
-    let Assembled { control, input, sandbox, run } = assemble(launch)?;
+    let (colo, restore) = (colo.as_ref(), restore.as_deref());
+    let launch = Launch { config, colo, restore, console: opened.output(), confinement };
+    let Assembled { control: controls, input, sandbox, run } = assemble(launch)?;
+    let control = Arc::clone(&controls.guest);
     let _ = writeln!(io::stderr(), "{line}");
 
     let signals = quit_at(signals, Arc::clone(&control), &sandbox)?;
     // Without a socket there is nobody to speak with: its threads would only hold up the guest's start.
     let speak = !listeners.is_empty();
     let server = speak
-        .then(|| qmp::Server::start(listeners, Arc::clone(&control), config.name.as_str(), enters(&sandbox)))
+        .then(|| qmp::Server::start(listeners, controls.clone(), config.name.as_str(), enters(&sandbox)))
         .transpose()
         .map_err(|error| format!("cannot start QMP: {error}"))?;
+    let name = config.name.to_string();
+    let scraped = scraped
+        .map(|listener| {
+            scrape::Server::start(listener, enters(&sandbox), move || metrics::text(&name, &controls))
+        })
+        .transpose()?;
     let quit = Arc::clone(&control);
     let console = opened
         .start(enters(&sandbox), input, move || quit.quit())
@@ -119,6 +155,7 @@ fn run(config: &Config, assemble: Assemble) -> Result<Exit, Failure> {
     // Clients hear the last event, and readers the last words.
     drop(server);
     drop(console);
+    drop(scraped);
     signals.close();
     match ended? {
         Ended::Done => Ok(Exit::Done),
@@ -166,8 +203,9 @@ fn quit_at(mut signals: Signals, control: Arc<dyn Control>, sandbox: &Sandbox) -
 }
 
 /// What runs, in one line.
-fn summary(config: &Config, console: &str) -> String {
+fn summary(plan: &Plan, console: &str) -> String {
     use std::fmt::Write as _;
+    let Plan { config, colo, restore } = plan;
     let plural = if config.cpus.get() == 1 { "" } else { "s" };
     let mut line = format!(
         "colo-vm {} runs {}: {} vCPU{plural}, {} of RAM, {}",
@@ -187,12 +225,25 @@ fn summary(config: &Config, console: &str) -> String {
     for endpoint in &config.qmp {
         let _ = write!(line, "; QMP on {endpoint}");
     }
+    if let Some(restore) = restore {
+        let _ = write!(line, "; goes on from {}", restore.display());
+    }
+    match colo.as_ref().map(|colo| (&colo.side, colo.mode)) {
+        Some((Side::Primary { peer, .. }, mode)) => {
+            let _ = write!(line, "; primary of {peer} ({mode})");
+        }
+        Some((Side::Secondary { listen, .. }, mode)) => {
+            let _ = write!(line, "; secondary, waits for its primary on {listen} ({mode})");
+        }
+        None => {}
+    }
     line + "; " + console
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ColoDraft;
 
     #[test]
     fn one_line_says_what_runs() {
@@ -204,7 +255,8 @@ mod tests {
             qmp: vec!["unix:/run/q".parse().unwrap()],
             ..Draft::default()
         };
-        let line = summary(&draft.finish().unwrap(), "no console");
+        let mut plan = Plan { config: draft.finish().unwrap(), colo: None, restore: None };
+        let line = summary(&plan, "no console");
         let version = env!("CARGO_PKG_VERSION");
         assert_eq!(
             line,
@@ -213,5 +265,10 @@ mod tests {
                  vif1.0 (02:00:00:00:00:01); QMP on unix:/run/q; no console"
             )
         );
+        plan.restore = Some("web.state".into());
+        let pair = ColoDraft { peer: Some("web2:9000".parse().unwrap()), ..ColoDraft::default() };
+        plan.colo = Some(pair.primary(&plan.config.name).unwrap());
+        let line = summary(&plan, "no console");
+        assert!(line.contains("; goes on from web.state; primary of web2:9000 (colo); no console"), "{line}");
     }
 }

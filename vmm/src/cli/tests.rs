@@ -18,7 +18,8 @@ fn the_command_line_is_consistent() {
 fn the_words_of_the_manual_are_understood() {
     let words = "colo-vm run --kernel K --initrd I --cmdline S --memory 512M --cpus 2 \
         --disk path=disk.qcow2,format=qcow2,readonly,serial=S1 --net tap=vif1.0,mac=02:00:00:00:00:01,queues=2 \
-        --console pty --qmp unix:/run/q --rng false --on-reset exit --seccomp log --user 1:2 --name web";
+        --console pty --qmp unix:/run/q --rng false --on-reset exit --seccomp log --user 1:2 --name web \
+        --metrics localhost:9091 --restore S";
     Cli::try_parse_from(words.split_whitespace()).unwrap();
 }
 
@@ -41,6 +42,10 @@ fn mistakes_are_met_with_the_right_form() {
 #[test]
 fn the_help_has_examples_and_every_exit_code() {
     let mut command = Cli::command();
+    for order in ["primary", "secondary", "save", "status", "checkpoint", "takeover"] {
+        let help = command.find_subcommand_mut(order).unwrap().render_long_help().to_string();
+        assert!(help.contains("Examples:") && help.contains(&format!("colo-vm {order} ")), "{help}");
+    }
     let run = command.find_subcommand_mut("run").unwrap();
     let help = run.render_long_help().to_string();
     assert!(help.contains("Examples:"), "{help}");

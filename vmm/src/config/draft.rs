@@ -1,11 +1,16 @@
 //! A configuration in the making: what one place says, with the same words on the command line and in
 //! a file.
 
-use super::{Config, Console, Cpus, Disk, Endpoint, Memory, Name, Net, OnReset, SeccompMode, User};
+use super::{
+    ColoDraft, Config, Console, Cpus, Disk, Endpoint, Memory, Name, Net, OnReset, SeccompMode, User,
+};
 use clap::{ArgAction, Args};
+use colo_proxy::live::config::{MetricsAddress, MetricsError};
 use serde::Deserialize;
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use thiserror::Error;
 
 /// What is said so far. The comments are the command line's help.
@@ -72,7 +77,27 @@ pub struct Draft {
     /// Who to be once everything is open, by name or number
     #[arg(long, value_name = "USER[:GROUP]")]
     pub user: Option<User>,
+    /// Serve metrics for Prometheus at this address and port [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<Metrics>,
+    /// How it is kept level with a guest on another host, if it is.
+    #[arg(skip)]
+    pub colo: ColoDraft,
 }
+
+/// Where metrics are served: an address and a port, or `localhost:PORT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Metrics(SocketAddr);
+
+impl FromStr for Metrics {
+    type Err = MetricsError;
+    fn from_str(text: &str) -> Result<Self, MetricsError> {
+        text.parse().map(|MetricsAddress(address)| Self(address))
+    }
+}
+
+super::value::from_text!(Metrics);
 
 /// What makes a draft no configuration.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -140,6 +165,8 @@ impl Draft {
             on_reset: self.on_reset.or(base.on_reset),
             seccomp: self.seccomp.or(base.seccomp),
             user: self.user.or(base.user),
+            metrics: self.metrics.or(base.metrics),
+            colo: self.colo.over(base.colo),
         }
     }
 
@@ -161,6 +188,7 @@ impl Draft {
             on_reset: self.on_reset.unwrap_or(OnReset::Reboot),
             seccomp: self.seccomp.unwrap_or(SeccompMode::On),
             user: self.user,
+            metrics: self.metrics.map(|Metrics(address)| address),
         })
     }
 

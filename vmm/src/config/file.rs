@@ -1,5 +1,6 @@
 //! A configuration in TOML, with the words of the command line. `docs/colo-vm.toml` has every key.
 
+use super::colo::COLO_KEYS;
 use super::draft::Draft;
 use super::suggest::hint;
 use super::{disk, net};
@@ -13,10 +14,11 @@ use toml::de::{DeTable, DeValue};
 /// The largest file that is read.
 const LARGEST: u64 = 1 << 20;
 
-/// Every key at the top of a file. `[[disk]]` and `[[net]]` have the parts of `--disk` and `--net`.
-pub const KEYS: [&str; 14] = [
+/// Every key at the top of a file. `[[disk]]` and `[[net]]` have the parts of `--disk` and `--net`, `[colo]` has
+/// [`COLO_KEYS`].
+pub const KEYS: [&str; 16] = [
     "name", "kernel", "initrd", "cmdline", "memory", "cpus", "disk", "net", "console", "qmp", "rng",
-    "on-reset", "seccomp", "user",
+    "on-reset", "seccomp", "user", "metrics", "colo",
 ];
 
 /// A file that says nothing that can be run.
@@ -100,7 +102,10 @@ fn check(path: &Path, text: &str, table: &DeTable<'_>) -> Result<(), FileError> 
             }
         }
     }
-    Ok(())
+    match table.get("colo").map(Spanned::get_ref) {
+        Some(DeValue::Table(colo)) => place.keys("[colo]", colo, &COLO_KEYS),
+        _ => Ok(()),
+    }
 }
 
 struct Place<'a> {
@@ -128,7 +133,7 @@ impl Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Cache, Console, Format};
+    use crate::config::{Cache, ColoDraft, Console, Format};
     use proptest::prelude::*;
 
     fn of(text: &str) -> Result<Draft, FileError> {
@@ -190,16 +195,29 @@ mod tests {
                 assert!(text.contains(&format!("\n{key} = ")), "{key} of {}", grammar.of);
             }
         }
-        let said = of(include_str!("../../../docs/colo-vm.toml")).unwrap().finish().unwrap();
-        assert_eq!(of(&text).unwrap().finish().unwrap(), said, "a default that is not the default");
+        for key in COLO_KEYS {
+            // One of two that exclude each other is in a comment.
+            let said = [format!("\n{key} = "), format!("\n# {key} = ")];
+            assert!(said.iter().any(|said| text.contains(said)), "{key} of [colo]");
+        }
+        let said = of(include_str!("../../../docs/colo-vm.toml")).unwrap();
+        let all = of(&text).unwrap();
+        let name = &crate::config::Name::unnamed();
+        let sides = |draft: &Draft| (draft.colo.clone().primary(name), draft.colo.clone().secondary(name));
+        assert_eq!(sides(&all), sides(&said), "a default of [colo] that is not the default");
+        assert!(sides(&said).0.is_ok() && sides(&said).1.is_ok());
+        assert_eq!(all.finish().unwrap(), said.finish().unwrap(), "a default that is not the default");
     }
 
     #[test]
     fn every_key_of_the_command_line_is_one_of_the_file() {
         use clap::Args as _;
         let command = Draft::augment_args(clap::Command::new("run"));
-        let options: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
-        assert_eq!(options, KEYS);
+        let options = command.get_arguments().filter_map(clap::Arg::get_long).chain(["colo"]);
+        assert_eq!(options.collect::<Vec<_>>(), KEYS);
+        let command = ColoDraft::augment_args(clap::Command::new("primary"));
+        let options = command.get_arguments().filter_map(clap::Arg::get_long);
+        assert_eq!(["peer", "listen"].into_iter().chain(options).collect::<Vec<_>>(), COLO_KEYS);
     }
 
     #[test]
@@ -225,6 +243,15 @@ mod tests {
             ("[[net]]\nmac = '02:00:00:00:00:01'", "missing field `tap`"),
             ("on-reset = 'rebot'", "did you mean reboot?"),
             ("kernel = ", "line 1"),
+            (
+                "kernel = 'k'\n[colo]\npeer = 'b:1'\ncheckpont-delay = 5",
+                "line 4: \"checkpont-delay\" is no key of [colo]; did you mean checkpoint-delay?",
+            ),
+            ("[colo]\ncheckpoint-delay = 0", "write milliseconds, from 1 to 3600000"),
+            ("[colo]\npeer = 'b'", "write HOST:PORT"),
+            ("[colo]\nmode = 'coloo'", "did you mean colo?"),
+            ("colo = 1", "line 1"),
+            ("metrics = 'x'", "write 127.0.0.1:9090"),
         ] {
             let error = of(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

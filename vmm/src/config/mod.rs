@@ -3,31 +3,40 @@
 //! ```text
 //!   --memory 2G --disk path=a.qcow2 … ──► Draft ─┐
 //!                                                ├─ over ─► Draft ── finish ──► Config ──► machine
-//!   web.toml ── read, keys checked ─────► Draft ─┘
+//!   web.toml ── read, keys checked ─────► Draft ─┘            └ colo ─────────► Colo ────► checkpoints
 //! ```
 //!
 //! Parsed, not validated later: what a [`Config`] holds can be used as it is. A word that means nothing
 //! is refused with the right form, and with what was probably meant.
 
+mod address;
+mod colo;
 mod console;
 mod disk;
 mod draft;
 mod file;
+mod millis;
 mod net;
 mod options;
 mod suggest;
 mod user;
 mod value;
 
+pub use address::{AddressError, Listen, Peer};
+pub use colo::{
+    Background, COLO_KEYS, Colo, ColoDraft, ColoError, Dirty, Mode, Packing, PeerLoss, Side, Tls, Trust,
+};
 pub use console::{Console, ConsoleError, Endpoint, EndpointError};
 pub use disk::{Cache, Disk, DiskError, Format, Serial};
 pub use draft::{Draft, Incomplete};
 pub use file::{FileError, KEYS, read};
+pub use millis::{Millis, MillisError};
 pub use net::{Mac, Net, NetError, Tap};
 pub use options::OptionError;
 pub use user::{User, UserError};
 pub use value::{Cpus, Memory, Name, OnReset, SeccompMode, ValueError};
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// A guest to be run.
@@ -61,4 +70,6 @@ pub struct Config {
     pub seccomp: SeccompMode,
     /// Who this process is once everything is open; who started it, if nobody.
     pub user: Option<User>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
 }

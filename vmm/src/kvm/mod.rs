@@ -1,7 +1,7 @@
 //! KVM: what the host must have, a VM, and its interrupt controllers.
 //!
 //! ```text
-//!   /dev/kvm ──open──► Kvm ──create──► Vm ──┬─ memory slots
+//!   /dev/kvm ──open──► Kvm ──create──► Vm ──┬─ memory slots, and who tells which pages are written
 //!             (checks)  │                   ├─ PIC, I/O APIC, PIT
 //!                       └─ probe: is it     ├─ ioeventfds (a notification without an exit to us)
 //!                          fast enough?     └─ vCPUs ──► vcpu
@@ -11,12 +11,15 @@ mod chips;
 pub(crate) mod mirror;
 mod open;
 mod probe;
+mod rings;
 mod sys;
+mod tracking;
 mod vm;
 
 pub use chips::{ChannelState, Chips, IoApicState, PicState, PitState};
 pub use open::Kvm;
 pub use probe::Speed;
+pub use tracking::{Tracked, Tracking};
 pub use vm::{PortWidth, Vm};
 
 use thiserror::Error;
@@ -47,6 +50,23 @@ pub enum Error {
         /// Why not.
         source: errno::Error,
     },
+    /// It says that a page was written which the guest has not.
+    #[error("KVM says that page {page:#x} of memory slot {slot} was written, which the guest does not have")]
+    Written {
+        /// The slot.
+        slot: u32,
+        /// The page's number in it.
+        page: u64,
+    },
+    /// It wrote over what it noted.
+    #[error(
+        "KVM noted more written pages than its ring has room for, and lost some, which a KVM that emulates guests \
+         does (see dmesg): use its log instead"
+    )]
+    Overrun,
+    /// It does not reset its rings.
+    #[error("KVM resets no entry of its rings of written pages, though {0} were taken")]
+    NotReset(u64),
     /// All interrupt routes are taken.
     #[error("no interrupt route is left: KVM has {0}, and devices have all of them")]
     Routes(usize),

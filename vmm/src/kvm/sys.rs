@@ -1,16 +1,28 @@
-//! Calls to KVM whose argument is an address of ours, or a union.
-#![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION lends this process's memory; chips are unions")]
+//! The calls to KVM that share memory, this process's with a guest and KVM's rings with this process; and those
+//! whose argument is a union.
+#![expect(
+    unsafe_code,
+    reason = "memory that the kernel, or a guest, reads and writes while we do; chips are unions"
+)]
 
 use super::chips::IoApicState;
 use crate::memory::GuestRam;
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_ioapic_state,
-    kvm_ioapic_state__bindgen_ty_1, kvm_irqchip, kvm_pic_state, kvm_userspace_memory_region,
+    KVM_DIRTY_LOG_PAGE_OFFSET, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MEM_LOG_DIRTY_PAGES, KVMIO, kvm_dirty_gfn, kvm_ioapic_state, kvm_ioapic_state__bindgen_ty_1,
+    kvm_irqchip, kvm_pic_state, kvm_userspace_memory_region,
 };
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{VcpuFd, VmFd};
+use std::os::fd::AsRawFd;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::errno;
+use vmm_sys_util::ioctl::ioctl;
+use vmm_sys_util::ioctl_io_nr;
+
+ioctl_io_nr!(KVM_RESET_DIRTY_RINGS, KVMIO, 0xc7);
 
 /// A VM with the memory that it runs on: the memory is unmapped after the VM has gone.
 #[derive(Debug)]
@@ -23,19 +35,30 @@ pub(super) struct Mapped {
 impl Mapped {
     /// Gives each region of `ram` to the guest, slot by slot.
     pub(super) fn new(vm: VmFd, ram: Arc<GuestRam>) -> Result<Self, errno::Error> {
-        for (slot, region) in ram.iter().enumerate() {
+        let mapped = Self { vm, ram };
+        mapped.set_slots(0)?;
+        Ok(mapped)
+    }
+
+    /// Whether KVM notes which pages of the guest's memory are written.
+    pub(super) fn set_logging(&self, on: bool) -> Result<(), errno::Error> {
+        self.set_slots(if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 })
+    }
+
+    fn set_slots(&self, flags: u32) -> Result<(), errno::Error> {
+        for (slot, region) in self.ram.iter().enumerate() {
             let region = kvm_userspace_memory_region {
                 slot: slot as u32,
-                flags: 0,
+                flags,
                 guest_phys_addr: region.start_addr().0,
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
             };
             // SAFETY: the region is a mapping of ours of that size, and `ram` is kept until the VM is
             // closed. Who holds a vCPU holds its `Vm`, and so this.
-            unsafe { vm.set_user_memory_region(region) }?;
+            unsafe { self.vm.set_user_memory_region(region) }?;
         }
-        Ok(Self { vm, ram })
+        Ok(())
     }
 
     pub(super) fn fd(&self) -> &VmFd {
@@ -45,6 +68,99 @@ impl Mapped {
     pub(super) fn ram(&self) -> &Arc<GuestRam> {
         &self.ram
     }
+}
+
+/// A vCPU's ring of written pages, mapped. The mapping keeps the vCPU alive in KVM, whoever closes its handle.
+#[derive(Debug)]
+pub(super) struct RingMap {
+    start: NonNull<kvm_dirty_gfn>,
+    entries: usize,
+    next: usize,
+    /// Entries that were taken, and that KVM has not reset.
+    used: usize,
+}
+
+// SAFETY: the mapping is reached through this struct alone, and is no thread's own.
+unsafe impl Send for RingMap {}
+
+/// What an entry is (linux/kvm.h): the kernel sets the first, and we both when we have taken it.
+const DIRTY: u32 = 1 << 0;
+const RESET: u32 = 1 << 1;
+
+impl RingMap {
+    /// Maps it. The VM has rings of so many entries.
+    pub(super) fn new(vcpu: &VcpuFd, entries: u32) -> Result<Self, errno::Error> {
+        let entries = entries as usize;
+        let offset = i64::from(KVM_DIRTY_LOG_PAGE_OFFSET) * 4096;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses. It refuses what is no ring of its.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                entries * size_of::<kvm_dirty_gfn>(),
+                access,
+                libc::MAP_SHARED,
+                vcpu.as_raw_fd(),
+                offset,
+            )
+        };
+        match NonNull::new(start.cast::<kvm_dirty_gfn>()) {
+            Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => {
+                Ok(Self { start, entries, next: 0, used: 0 })
+            }
+            _ => Err(errno::Error::last()),
+        }
+    }
+
+    /// Whether all entries were taken and none was reset: KVM, which keeps some, did not stop in time.
+    pub(super) fn is_full(&self) -> bool {
+        self.used >= self.entries
+    }
+
+    /// All entries that were taken have been reset.
+    pub(super) fn was_reset(&mut self) {
+        self.used = 0;
+    }
+
+    /// The entry of that number, which is less than `entries`, and its flags.
+    fn entry(&self, number: usize) -> (*mut kvm_dirty_gfn, &AtomicU32) {
+        // SAFETY: the entry is inside the mapping, which lasts as long as self.
+        let entry = unsafe { self.start.as_ptr().add(number) };
+        // SAFETY: the field is aligned, and both sides access it as an atomic.
+        (entry, unsafe { AtomicU32::from_ptr(&raw mut (*entry).flags) })
+    }
+
+    /// Takes the next entry: a slot, and the number of a page in it.
+    pub(super) fn take(&mut self) -> Option<(u32, u64)> {
+        if self.is_full() {
+            return None;
+        }
+        let (entry, flags) = self.entry(self.next);
+        if flags.load(Ordering::Acquire) & (DIRTY | RESET) != DIRTY {
+            return None;
+        }
+        // SAFETY: as above. The kernel wrote these before the flag, and writes again only after a reset.
+        let taken = unsafe {
+            ((&raw const (*entry).slot).read_volatile(), (&raw const (*entry).offset).read_volatile())
+        };
+        flags.store(DIRTY | RESET, Ordering::Release);
+        self.next = (self.next + 1) % self.entries;
+        self.used += 1;
+        Some(taken)
+    }
+}
+
+impl Drop for RingMap {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, in its full length, to which nobody has a reference.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.entries * size_of::<kvm_dirty_gfn>()) };
+    }
+}
+
+/// Has KVM protect the pages of all entries that were taken. Gives how many these were.
+pub(super) fn reset_rings(vm: &VmFd) -> Result<u32, errno::Error> {
+    // SAFETY: takes no argument.
+    u32::try_from(unsafe { ioctl(vm, KVM_RESET_DIRTY_RINGS()) }).map_err(|_| errno::Error::last())
 }
 
 /// An interrupt controller, by KVM's number.

@@ -1,7 +1,10 @@
 //! A VM in KVM: its memory, its interrupt controllers, its notifications.
 
+use super::rings::Rings;
 use super::sys::Mapped;
+use super::tracking::{Tracked, Tracking};
 use super::{Error, Kvm};
+use crate::dirty::PageSet;
 use crate::memory::{GuestRam, layout};
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_pit_config};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VcpuFd, VmFd};
@@ -22,11 +25,21 @@ pub enum PortWidth {
 
 /// A VM with memory and interrupt controllers, and no vCPU yet.
 #[derive(Debug)]
-pub struct Vm(Mapped);
+pub struct Vm {
+    // The order matters: fields are dropped from the top.
+    rings: Option<Rings>,
+    mapped: Mapped,
+    tracked: Tracked,
+}
 
 impl Vm {
     /// Makes one that has `ram`, KVM's PIC, I/O APIC and PIT.
     pub fn new(kvm: &Kvm, ram: Arc<GuestRam>) -> Result<Self, Error> {
+        Self::tracked_by(kvm, ram, Tracking::Auto)
+    }
+
+    /// The same, and how it is to tell which pages are written is chosen.
+    pub fn tracked_by(kvm: &Kvm, ram: Arc<GuestRam>, tracking: Tracking) -> Result<Self, Error> {
         let fd = kvm.create_vm().map_err(Error::call("a VM"))?;
         // Intel CPUs without unrestricted guests run real mode with help of these pages.
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
@@ -36,22 +49,57 @@ impl Vm {
         // The speaker's port is the PIT's too: Linux calibrates with it where it knows nothing better.
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(Error::call("a timer"))?;
-        Ok(Self(Mapped::new(fd, ram).map_err(Error::call("the guest's memory"))?))
+        let tracked = tracking.set_up(&fd)?;
+        let rings = match tracked {
+            Tracked::Ring(entries) => Some(Rings::new(entries, PageSet::new(&ram))),
+            Tracked::Log | Tracked::Not => None,
+        };
+        let mapped = Mapped::new(fd, ram).map_err(Error::call("the guest's memory"))?;
+        Ok(Self { rings, mapped, tracked })
+    }
+
+    /// How it tells which pages are written.
+    pub fn tracked(&self) -> Tracked {
+        self.tracked
+    }
+
+    /// Gives the pages that vCPUs wrote, if it has rings, and has nothing to give if not.
+    pub(crate) fn collect_rings(&self, into: &mut PageSet) -> Result<(), Error> {
+        self.rings.as_ref().map_or(Ok(()), |rings| rings.collect(into))
+    }
+
+    /// Has the pages that were collected from rings noted again when they are written.
+    pub(crate) fn reset_rings(&self) -> Result<(), Error> {
+        self.rings.as_ref().map_or(Ok(()), |rings| rings.reset(self.fd()))
+    }
+
+    /// Lets a vCPU go on whose ring is full.
+    pub(crate) fn empty_rings(&self) -> Result<(), Error> {
+        self.rings.as_ref().map_or(Ok(()), |rings| rings.make_room(self.fd()))
+    }
+
+    /// Has KVM note which pages are written, or no more.
+    pub(crate) fn set_logging(&self, on: bool) -> Result<(), Error> {
+        self.mapped.set_logging(on).map_err(Error::call("a start or an end of noting written pages"))
     }
 
     /// Its memory.
     pub fn ram(&self) -> &Arc<GuestRam> {
-        self.0.ram()
+        self.mapped.ram()
     }
 
     /// KVM's own handle, for what is saved and loaded with it.
     pub fn fd(&self) -> &VmFd {
-        self.0.fd()
+        self.mapped.fd()
     }
 
     /// Adds a vCPU. Its number is its APIC's too.
     pub fn create_vcpu(&self, index: u32) -> Result<VcpuFd, Error> {
-        self.fd().create_vcpu(u64::from(index)).map_err(Error::call("a vCPU"))
+        let vcpu = self.fd().create_vcpu(u64::from(index)).map_err(Error::call("a vCPU"))?;
+        if let Some(rings) = &self.rings {
+            rings.add(&vcpu)?;
+        }
+        Ok(vcpu)
     }
 
     /// Raises or lowers a pin of the interrupt controllers.

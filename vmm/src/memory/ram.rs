@@ -1,9 +1,8 @@
 //! Makes the guest's RAM: what does not fit under the hole goes on above it.
 
 use super::sys::{Gap, HUGE, prefer_huge_pages};
-use super::{GuestRam, layout};
+use super::{GuestRam, Written, layout};
 use thiserror::Error;
-use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestRegionMmap};
 
@@ -57,7 +56,7 @@ pub fn new(size: u64) -> Result<GuestRam, RamError> {
 }
 
 /// Maps a region, at the edge of a huge page where the kernel lets it. It is memory all the same elsewhere.
-fn region(start: GuestAddress, len: usize) -> Result<GuestRegionMmap<AtomicBitmap>, FromRangesError> {
+fn region(start: GuestAddress, len: usize) -> Result<GuestRegionMmap<Written>, FromRangesError> {
     let _gap = (len >= HUGE).then(|| Gap::new(len)).flatten();
     GuestRegionMmap::from_range(start, len, None)
 }

@@ -1,15 +1,15 @@
 //! Where the guest's memory is, and advice to the kernel about it.
 #![expect(unsafe_code, reason = "mmap(2), munmap(2) and madvise(2) take addresses")]
 
+use super::Written;
 use std::ptr;
-use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
 
 /// The size of a huge page.
 pub(super) const HUGE: usize = 2 << 20;
 
 /// Asks for huge pages: fewer faults, and fewer steps of the CPU from guest to host addresses.
-pub(super) fn prefer_huge_pages(region: &GuestRegionMmap<AtomicBitmap>) {
+pub(super) fn prefer_huge_pages(region: &GuestRegionMmap<Written>) {
     // SAFETY: this is one mapping of ours in its full length, and the advice changes nothing in it. A
     // kernel without huge pages refuses, which is no harm.
     unsafe { libc::madvise(region.as_ptr().cast(), region.len() as usize, libc::MADV_HUGEPAGE) };

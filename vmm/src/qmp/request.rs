@@ -1,6 +1,7 @@
 //! One object, read as a request.
 
 use super::command::Command;
+use crate::control::ControlError;
 use serde_json::{Map, Value, json};
 
 /// Why a request is refused; QEMU's classes, of which two are in use.
@@ -19,6 +20,12 @@ impl Refusal {
     /// Everything else.
     pub(super) fn generic(desc: impl Into<String>) -> Self {
         Self { class: "GenericError", desc: desc.into() }
+    }
+}
+
+impl From<ControlError> for Refusal {
+    fn from(error: ControlError) -> Self {
+        Self::generic(error.to_string())
     }
 }
 
@@ -75,17 +82,7 @@ fn asked(mut members: Map<String, Value>) -> Result<Asked, Refusal> {
     if name == "qmp_capabilities" {
         return capabilities(arguments);
     }
-    let short: String = name.chars().take(64).collect();
-    let command = Command::of_name(&name).ok_or_else(|| {
-        Refusal::not_found(format!("there is no command {short:?}; query-commands lists those that are"))
-    })?;
-    match arguments.keys().next() {
-        None => Ok(Asked::Command(command)),
-        Some(argument) => {
-            let argument: String = argument.chars().take(64).collect();
-            Err(Refusal::generic(format!("{short} takes no argument {argument:?}")))
-        }
-    }
+    Command::parse(&name, arguments).map(Asked::Command)
 }
 
 fn capabilities(mut arguments: Map<String, Value>) -> Result<Asked, Refusal> {

@@ -1,23 +1,25 @@
 //! Sessions on sockets: one thread polls them all and performs one command at a time.
 //!
 //! ```text
-//!   listeners ─┐               ┌─► Session ─► command ─► Control
+//!   listeners ─┐               ┌─► Session ─► Command ─► Desk ─► Controls
 //!   clients ───┼─ poll ─► loop ┤
 //!   wake ──────┘               └─► what is to be sent, per client, bounded
 //!    ▲
-//!    └── mailbox ◄── a thread that waits for Control's events
+//!    └── mailbox ◄── a thread that waits for Control's events; a migration
 //! ```
 //!
 //! A client that does not read is not read either once [`READ_UNTIL`] bytes wait for it, and is let go at
 //! [`KEPT`], which only events reach.
 
-use super::command::{self, Command};
-use super::session::{Output, Session};
-use crate::control::{Control, Event, RunState};
+use super::command::{Command, Plain};
+use super::descriptors::Descriptors;
+use super::perform::Desk;
+use super::session::{News, Output, Session};
+use crate::control::{Control, Controls, Event, RunState};
 use colo_proxy::listener::Listener;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Receiver;
@@ -54,7 +56,7 @@ struct Mailbox {
 
 #[derive(Debug, Default)]
 struct Mail {
-    events: VecDeque<(Event, Duration)>,
+    events: VecDeque<(News, Duration)>,
     /// Whether there will be no more events.
     ended: bool,
     /// Whether the server is ending.
@@ -72,19 +74,27 @@ impl Mailbox {
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
+    /// Hands something over; false if nobody wants it any more.
+    fn post(&self, news: News) -> bool {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut mail = self.lock();
+        if mail.closed {
+            return false;
+        }
+        if mail.events.len() < EVENTS {
+            mail.events.push_back((news, now));
+        }
+        drop(mail);
+        self.wake();
+        true
+    }
+
     /// Hands events over until there are no more, or nobody wants them.
     fn forward(&self, events: &Receiver<Event>) {
         while let Ok(event) = events.recv() {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let mut mail = self.lock();
-            if mail.closed {
+            if !self.post(event.into()) {
                 return;
             }
-            if mail.events.len() < EVENTS {
-                mail.events.push_back((event, now));
-            }
-            drop(mail);
-            self.wake();
         }
         self.lock().ended = true;
         self.changed.notify_all();
@@ -96,25 +106,24 @@ impl Server {
     /// where a sandbox begins.
     pub fn start(
         listeners: Vec<Listener>,
-        control: Arc<dyn Control>,
+        controls: Controls,
         name: &str,
         enter: impl Fn() + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let mailbox = Arc::new(Mailbox { mail: Mutex::default(), changed: Condvar::new(), wake });
+        let control = Arc::clone(&controls.guest);
         let events = control.events();
         let (mail, begin) = (Arc::clone(&mailbox), enter.clone());
         thread::Builder::new().name("qmp-events".into()).spawn(move || {
             begin();
             mail.forward(&events);
         })?;
-        let mut sessions = Sessions {
-            listeners,
-            clients: Vec::new(),
-            control: Arc::clone(&control),
-            name: name.to_owned(),
-            mailbox: Arc::clone(&mailbox),
-        };
+        let mail = Arc::clone(&mailbox);
+        let desk = Desk::new(controls, name, move |stage| {
+            mail.post(News::Migration(stage));
+        });
+        let mut sessions = Sessions { listeners, clients: Vec::new(), desk, mailbox: Arc::clone(&mailbox) };
         let thread = thread::Builder::new().name("qmp".into()).spawn(move || {
             enter();
             sessions.run();
@@ -147,8 +156,7 @@ impl Drop for Server {
 struct Sessions {
     listeners: Vec<Listener>,
     clients: Vec<Client>,
-    control: Arc<dyn Control>,
-    name: String,
+    desk: Desk,
     mailbox: Arc<Mailbox>,
 }
 
@@ -156,6 +164,7 @@ struct Sessions {
 struct Client {
     socket: UnixStream,
     session: Session,
+    descriptors: Descriptors,
     out: VecDeque<u8>,
     /// It is let go once it has read what waits.
     closing: bool,
@@ -203,7 +212,7 @@ impl Sessions {
         }
         let mut quit = false;
         for (client, ready) in self.clients.iter_mut().zip(at_clients) {
-            quit |= client.serve(*ready, &*self.control, &self.name);
+            quit |= client.serve(*ready, &self.desk);
         }
         self.clients.retain(|client| !client.gone);
         for at in 0..self.listeners.len() {
@@ -212,7 +221,7 @@ impl Sessions {
             }
         }
         if quit {
-            self.control.quit();
+            self.desk.quit();
         }
         Ok(())
     }
@@ -226,7 +235,8 @@ impl Sessions {
             Some(Ok(Some(socket))) => {
                 let (session, greeting) = Session::begin();
                 let out = greeting.into();
-                let mut client = Client { socket, session, out, closing: false, gone: false };
+                let descriptors = Descriptors::default();
+                let mut client = Client { socket, session, descriptors, out, closing: false, gone: false };
                 client.flush();
                 self.clients.push(client);
             }
@@ -249,13 +259,13 @@ impl Client {
     }
 
     /// Reads, performs, writes. Says whether the guest is to be ended.
-    fn serve(&mut self, ready: PollFlags, control: &dyn Control, name: &str) -> bool {
+    fn serve(&mut self, ready: PollFlags, desk: &Desk) -> bool {
         let mut quit = false;
         if ready.contains(PollFlags::IN) && self.interest().contains(PollFlags::IN) {
             let mut bytes = [0; 4096];
-            match self.socket.read(&mut bytes) {
+            match self.descriptors.receive(&self.socket, &mut bytes) {
                 Ok(0) => self.gone = true,
-                Ok(count) => quit = self.input(bytes.get(..count).unwrap_or_default(), control, name),
+                Ok(count) => quit = self.input(bytes.get(..count).unwrap_or_default(), desk),
                 Err(error) if transient(&error) => {}
                 Err(_) => self.gone = true,
             }
@@ -269,13 +279,14 @@ impl Client {
         quit
     }
 
-    fn input(&mut self, bytes: &[u8], control: &dyn Control, name: &str) -> bool {
+    fn input(&mut self, bytes: &[u8], desk: &Desk) -> bool {
         for output in self.session.feed(bytes) {
             match output {
                 Output::Send(bytes) => self.out.extend(bytes),
                 Output::Run { command, id } => {
-                    self.out.extend(Session::reply(id, command::run(command, control, name)));
-                    if command == Command::Quit {
+                    let quit = command == Command::Plain(Plain::Quit);
+                    self.out.extend(Session::reply(id, desk.run(command, &mut self.descriptors)));
+                    if quit {
                         return true;
                     }
                 }
@@ -288,7 +299,7 @@ impl Client {
         false
     }
 
-    fn event(&mut self, event: Event, at: Duration) {
+    fn event(&mut self, event: News, at: Duration) {
         if let Some(message) = self.session.event(event, at).filter(|_| !self.closing) {
             self.out.extend(message);
             self.flush();

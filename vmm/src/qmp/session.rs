@@ -4,10 +4,12 @@
 //!   greeting ─► Negotiating ── qmp_capabilities ──► Ready: commands are run, events are sent
 //! ```
 
-use super::command::{self, Command};
+use super::answers;
+use super::command::Command;
+use super::migration::Stage;
 use super::request::{Asked, Refusal, Request, answer, line};
 use super::scan::{Found, Scanner};
-use crate::control::{ControlError, Event};
+use crate::control::Event;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use std::time::Duration;
 pub enum Output {
     /// These bytes go to the client.
     Send(Vec<u8>),
-    /// This is run, and what comes of it is given to [`Session::reply`], before what follows.
+    /// This is run, and its reply goes to the client before what follows.
     Run {
         /// What was asked for.
         command: Command,
@@ -25,6 +27,21 @@ pub enum Output {
     },
     /// The client has broken a bound; it is let go once it has read why.
     Close,
+}
+
+/// Something that clients are told without asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Of the guest.
+    Guest(Event),
+    /// Of the writing of its state.
+    Migration(Stage),
+}
+
+impl From<Event> for News {
+    fn from(event: Event) -> Self {
+        Self::Guest(event)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +60,7 @@ pub struct Session {
 impl Session {
     /// Begins; the bytes are the greeting.
     pub fn begin() -> (Self, Vec<u8>) {
-        let greeting = line(&json!({"QMP": {"version": command::version(), "capabilities": []}}));
+        let greeting = line(&json!({"QMP": {"version": answers::version(), "capabilities": []}}));
         (Self { scanner: Scanner::new(), mode: Mode::Negotiating }, greeting)
     }
 
@@ -86,12 +103,18 @@ impl Session {
     }
 
     /// The reply to a command that was run.
-    pub fn reply(id: Option<Value>, outcome: Result<Value, ControlError>) -> Vec<u8> {
-        answer(id, outcome.map_err(Refusal::from))
+    pub(super) fn reply(id: Option<Value>, outcome: Result<Value, Refusal>) -> Vec<u8> {
+        answer(id, outcome)
     }
 
     /// What the client is told of an event; the time is since 1970. Nothing, until it has negotiated.
-    pub fn event(&self, event: Event, at: Duration) -> Option<Vec<u8>> {
+    pub fn event(&self, news: impl Into<News>, at: Duration) -> Option<Vec<u8>> {
+        let event = match news.into() {
+            News::Guest(event) => event,
+            News::Migration(stage) => {
+                return self.message("MIGRATION", Some(json!({"status": stage})), at);
+            }
+        };
         let (name, data) = match event {
             Event::Stop => ("STOP", None),
             Event::Resume => ("RESUME", None),
@@ -104,7 +127,12 @@ impl Session {
                 let reason = if guest { "guest-reset" } else { "host-qmp-system-reset" };
                 ("RESET", Some(json!({"guest": guest, "reason": reason})))
             }
+            Event::ColoExit { role, reason } => ("COLO_EXIT", Some(json!({"mode": role, "reason": reason}))),
         };
+        self.message(name, data, at)
+    }
+
+    fn message(&self, name: &str, data: Option<Value>, at: Duration) -> Option<Vec<u8>> {
         let mut message = json!({
             "event": name,
             "timestamp": {"seconds": at.as_secs(), "microseconds": at.subsec_micros()},

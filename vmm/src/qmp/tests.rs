@@ -1,6 +1,7 @@
 //! Conversations, and what no client can do. (Conversations with a guest are in `tests/qmp.rs`.)
 
 use super::*;
+use crate::checkpoint::status::{Reason, Role};
 use crate::control::Event;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -85,6 +86,64 @@ fn mistakes_are_answered_and_the_next_request_is_read() {
 }
 
 #[test]
+fn arguments_are_read_into_what_they_mean() {
+    let mut session = ready();
+    let mut run = |name: &str, arguments: Value| {
+        let request = json!({"execute": name, "arguments": arguments}).to_string();
+        match session.feed(request.as_bytes()).pop() {
+            Some(Output::Run { command, .. }) => Ok(command),
+            Some(Output::Send(bytes)) => {
+                let said: Value = serde_json::from_slice(&bytes).unwrap();
+                Err(said["error"]["desc"].as_str().unwrap().to_owned())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let named = |text: &str| FdName::try_from(text.to_owned()).unwrap();
+    assert_eq!(run("getfd", json!({"fdname": "a"})), Ok(Command::GetFd(named("a"))));
+    assert_eq!(run("closefd", json!({"fdname": "a"})), Ok(Command::CloseFd(named("a"))));
+    assert_eq!(run("migrate", json!({"uri": "fd:a", "detach": true})), Ok(Command::Migrate(named("a"))));
+    let delay =
+        |ms: Option<u64>| Command::SetParameters { checkpoint_delay: ms.map(|ms| ms.try_into().unwrap()) };
+    assert_eq!(run("migrate-set-parameters", json!({"x-checkpoint-delay": 50})), Ok(delay(Some(50))));
+    assert_eq!(run("migrate-set-parameters", json!({})), Ok(delay(None)));
+    let colo = Capability { capability: "x-colo".to_owned(), state: true };
+    let capabilities = json!({"capabilities": [{"capability": "x-colo", "state": true}]});
+    assert_eq!(run("migrate-set-capabilities", capabilities), Ok(Command::SetCapabilities(vec![colo])));
+    for (name, arguments, says) in [
+        ("getfd", json!({}), "missing field `fdname`; write {\"fdname\": NAME}"),
+        ("getfd", json!({"fdname": 5}), "write {\"fdname\": NAME}"),
+        ("getfd", json!({"fdname": "5"}), "\"5\" is no name of a descriptor"),
+        ("getfd", json!({"fdname": "a", "x": 1}), "getfd takes no argument \"x\"; write {\"fdname\": NAME}"),
+        (
+            "migrate",
+            json!({"uri": "exec:cat"}),
+            "starts no program; do that yourself and send the descriptor with getfd; write {\"uri\": \"fd:NAME\"}",
+        ),
+        ("migrate", json!({"uri": "tcp:host:1"}), "makes no connection"),
+        ("migrate", json!({"uri": "file:/x"}), "opens no file"),
+        ("migrate", json!({"uri": "fd:3"}), "begins with no digit"),
+        ("migrate", json!({"uri": "fd:a", "detach": "yes"}), "expected a boolean"),
+        (
+            "migrate-set-parameters",
+            json!({"max-bandwidth": 1}),
+            "takes no argument \"max-bandwidth\"; write {\"x-checkpoint-delay\": MILLISECONDS}",
+        ),
+        ("migrate-set-parameters", json!({"x-checkpoint-delay": 0}), "from 1 to 3600000"),
+        ("migrate-set-parameters", json!({"x-checkpoint-delay": 3_600_001}), "from 1 to 3600000"),
+        (
+            "migrate-set-parameters",
+            json!({"x-checkpoint-delay": "5"}),
+            "write {\"x-checkpoint-delay\": MILLISECONDS}",
+        ),
+        ("migrate-set-capabilities", json!({"capabilities": [{"capability": "x"}]}), "missing field `state`"),
+    ] {
+        let error = run(name, arguments.clone()).unwrap_err();
+        assert!(error.contains(says), "{name} {arguments}: {error}");
+    }
+}
+
+#[test]
 fn who_sends_too_much_is_let_go() {
     let mut session = ready();
     let said = talk(&mut session, &format!("{{\"execute\":\"{}", "x".repeat(70_000)));
@@ -112,13 +171,21 @@ fn events_have_a_name_a_time_and_a_reason() {
     );
     assert_eq!(event(Event::Shutdown { guest: false })["data"]["guest"], false);
     assert_eq!(event(Event::Reset { guest: true })["data"]["reason"], "guest-reset");
+    let exit = event(Event::ColoExit { role: Role::Secondary, reason: Reason::Error });
+    assert_eq!(
+        (&exit["event"], &exit["data"]),
+        (&json!("COLO_EXIT"), &json!({"mode": "secondary", "reason": "error"}))
+    );
+    let stage = session.event(News::Migration(Stage::Completed), at).unwrap();
+    let stage: Value = serde_json::from_slice(&stage).unwrap();
+    assert_eq!((&stage["event"], &stage["data"]), (&json!("MIGRATION"), &json!({"status": "completed"})));
 }
 
 proptest! {
     #[test]
     fn each_request_is_answered_once_whatever_it_is(
         names in prop::collection::vec(prop_oneof![
-            prop::sample::select(Command::ALL).prop_map(|command| command.name().to_owned()),
+            prop::sample::select(Plain::ALL).prop_map(|command| command.name().to_owned()),
             "\\PC{0,20}",
         ], 0..20),
         piece in 1usize..64,
@@ -133,10 +200,10 @@ proptest! {
             stream.as_bytes().chunks(piece).flat_map(|bytes| session.feed(bytes)).collect();
         prop_assert_eq!(outputs.len(), names.len());
         for (at, (output, name)) in outputs.iter().zip(&names).enumerate() {
-            let known = Command::ALL.iter().find(|command| command.name() == name);
+            let known = Plain::ALL.iter().copied().find(|command| command.name() == name).map(Command::Plain);
             match output {
                 Output::Run { command, id } => {
-                    prop_assert_eq!((Some(command), id), (known, &Some(json!(at))));
+                    prop_assert_eq!((Some(command), id), (known.as_ref(), &Some(json!(at))));
                 }
                 Output::Send(bytes) => {
                     let value: Value = serde_json::from_slice(bytes).unwrap();

@@ -3,7 +3,9 @@
 use super::sys::{InternalError, RunPage};
 use crate::bus::Bus;
 use crate::kvm::Vm;
-use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_bindings::{
+    KVM_EXIT_DIRTY_RING_FULL, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::fmt::Write as _;
 use vm_memory::{Bytes, GuestAddress};
@@ -77,6 +79,10 @@ pub(super) fn step(fd: &mut VcpuFd, page: &RunPage, vm: &Vm, buses: &Buses) -> S
             format!("the CPU refuses to enter the guest (reason {reason:#x}, on host CPU {cpu})")
         }
         Ok(VcpuExit::InternalError) => internal(&page.internal_error()),
+        Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => match vm.empty_rings() {
+            Ok(()) => return Step::Continue,
+            Err(error) => format!("there is no room to note which pages it writes: {error}"),
+        },
         Ok(VcpuExit::MemoryFault { gpa, size, .. }) => {
             format!("the host cannot give the guest its memory at {gpa:#x} ({size:#x} bytes)")
         }

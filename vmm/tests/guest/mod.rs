@@ -6,20 +6,22 @@
 //!          jmp again
 //! ```
 
+mod pair;
 mod sys;
 
 use colo_vmm::cli::{Assembled, Ended, Failure, Launch};
 use colo_vmm::config::OnReset;
 use colo_vmm::console::Output;
-use colo_vmm::control::{BlockInfo, Control, ControlError, CpuInfo, Event, RunState};
+use colo_vmm::control::{BlockInfo, Control, ControlError, Controls, CpuInfo, Event, RunState, Save, Saved};
 use colo_vmm::sandbox::{Kind, Sandbox};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const BUTTON: u16 = 0x80;
 const OFF: u16 = 0x81;
@@ -171,6 +173,24 @@ impl Control for Tiny {
     }
 }
 
+/// Its page: all the memory that it has, without a form round it.
+impl Save for Tiny {
+    fn save(&self, mut file: File) -> Result<Saved, ControlError> {
+        let ran = self.state() == RunState::Running;
+        self.stop()?;
+        let begun = Instant::now();
+        let mut page = [0; 4096];
+        page[..PROGRAM.len()].copy_from_slice(&PROGRAM);
+        let written = file.write_all(&page);
+        let stood = begun.elapsed();
+        if ran {
+            self.cont()?;
+        }
+        written.map_err(|error| ControlError { what: "save", reason: error.to_string() })?;
+        Ok(Saved { bytes: 4096, pages: 1, zero_pages: 0, stood })
+    }
+}
+
 /// Real mode, at the start of the program.
 fn begin(vcpu: &VcpuFd) {
     let mut sregs = vcpu.get_sregs().unwrap();
@@ -213,7 +233,9 @@ pub(crate) fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
         state.typed.extend(&typed[..room]);
         room
     };
-    let (control, on_reset) = (Arc::clone(&tiny), launch.config.on_reset);
+    let save = Some(tiny.clone() as Arc<dyn Save>);
+    let controls = Controls { guest: tiny.clone(), save, colo: pair::of(launch.colo) };
+    let on_reset = launch.config.on_reset;
     let run = move || {
         let events = tiny.events();
         tiny.cont()?;
@@ -230,5 +252,5 @@ pub(crate) fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
         }
         Ok(ended)
     };
-    Ok(Assembled { control, input: Box::new(input), sandbox, run: Box::new(run) })
+    Ok(Assembled { control: controls, input: Box::new(input), sandbox, run: Box::new(run) })
 }

@@ -1,0 +1,4 @@
+//! Every message in every phase of both sides, and what lengths and endings do.
+
+mod phases;
+mod script;

@@ -1,0 +1,65 @@
+//! `colo-vm checkpoint` and `colo-vm takeover`: a word to a guest that runs.
+
+use super::{Failure, status};
+use crate::checkpoint::status::Role;
+use crate::config::Endpoint;
+use crate::qmp::client::Client;
+use std::io::{self, Write as _};
+
+/// The words of `checkpoint`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  colo-vm checkpoint --qmp unix:/run/web.qmp
+
+It is asked for, and not waited for: \"colo-vm status\" shows it once it is complete.
+
+Exit codes: 0 it is asked for, 1 it cannot be, 2 wrong usage.")]
+pub(super) struct Checkpoint {
+    /// The guest's QMP socket: what its --qmp says
+    #[arg(long, value_name = "unix:PATH")]
+    qmp: Endpoint,
+}
+
+impl Checkpoint {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        Client::connect(self.qmp.path())?.ask("x-colo-checkpoint", None)?;
+        say("a checkpoint is asked for")
+    }
+}
+
+/// The words of `takeover`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  colo-vm takeover --qmp unix:/run/web.qmp      after the other host was switched off
+
+On a secondary the guest goes on from the last complete checkpoint, and serves. On a primary it goes on
+alone. If the other side serves, too, two guests use one address and one disk: make sure that it does not.
+
+Exit codes: 0 this guest serves, 1 it cannot, 2 wrong usage.")]
+pub(super) struct Takeover {
+    /// The guest's QMP socket: what its --qmp says
+    #[arg(long, value_name = "unix:PATH")]
+    qmp: Endpoint,
+}
+
+impl Takeover {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let mut client = Client::connect(self.qmp.path())?;
+        let before = status::ask(&mut client)?;
+        client.ask("x-colo-lost-heartbeat", None)?;
+        let text = match before.map(|status| (status.role, status.epoch)) {
+            Some((Role::Secondary, epoch)) => format!(
+                "the guest is taken over: it goes on here from checkpoint {epoch}. The primary must not serve any more."
+            ),
+            _ => "the guest goes on here alone, without a secondary. The secondary must not take over any more.".to_owned(),
+        };
+        say(&text)
+    }
+}
+
+/// A line on standard output.
+fn say(line: &str) -> Result<(), Failure> {
+    Ok(writeln!(io::stdout(), "{line}")?)
+}

@@ -1,0 +1,216 @@
+//! A guest's state on its way into a descriptor, in a thread of its own.
+//!
+//! ```text
+//!   migrate ─► Setup ── thread ──► Active ── dyn Save ──► Completed
+//!                                     └─────────────────► Failed
+//! ```
+//!
+//! The guest goes on afterwards as it did before: this is how it is saved, not how it moves away.
+
+use super::request::Refusal;
+use crate::checkpoint::ram::PAGE;
+use crate::control::{Save, Saved};
+use crate::sandbox::{self, Kind};
+use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, seek};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::fmt;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How far it is, in QEMU's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Nothing was asked for yet.
+    None,
+    /// It is about to begin.
+    Setup,
+    /// It is being written.
+    Active,
+    /// All is written.
+    Completed,
+    /// It came to nothing.
+    Failed,
+}
+
+/// Who is told of each stage.
+type Tell = Box<dyn Fn(Stage) + Send + Sync>;
+
+/// The one that is under way, or was the last.
+pub(super) struct Migration {
+    state: Mutex<State>,
+    tell: Tell,
+}
+
+enum State {
+    None,
+    Setup { since: Instant },
+    Active { since: Instant, written: Option<Written> },
+    Completed { saved: Saved, took: Duration },
+    Failed { why: String, took: Duration },
+}
+
+/// A file whose place says how much is written.
+struct Written {
+    file: File,
+    from: u64,
+}
+
+impl Written {
+    fn begin(file: &File) -> Option<Self> {
+        let file = file.try_clone().ok()?;
+        let from = seek(&file, SeekFrom::Current(0)).ok()?;
+        Some(Self { file, from })
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        Some(seek(&self.file, SeekFrom::Current(0)).ok()?.saturating_sub(self.from))
+    }
+}
+
+impl State {
+    const fn stage(&self) -> Stage {
+        match self {
+            Self::None => Stage::None,
+            Self::Setup { .. } => Stage::Setup,
+            Self::Active { .. } => Stage::Active,
+            Self::Completed { .. } => Stage::Completed,
+            Self::Failed { .. } => Stage::Failed,
+        }
+    }
+}
+
+impl fmt::Debug for Migration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Migration").field(&self.lock().stage()).finish()
+    }
+}
+
+impl Migration {
+    pub(super) fn new(tell: impl Fn(Stage) + Send + Sync + 'static) -> Self {
+        Self { state: Mutex::new(State::None), tell: Box::new(tell) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, state: State) {
+        let stage = state.stage();
+        *self.lock() = state;
+        (self.tell)(stage);
+    }
+
+    /// Begins, if none is under way; how it goes on is asked for later.
+    pub(super) fn begin(self: &Arc<Self>, save: Arc<dyn Save>, fd: OwnedFd) -> Result<(), Refusal> {
+        if matches!(self.lock().stage(), Stage::Setup | Stage::Active) {
+            return Err(Refusal::generic(
+                "the state of this guest is being written already; query-migrate says when that is done",
+            ));
+        }
+        make_fit(&fd)?;
+        let (since, this) = (Instant::now(), Arc::clone(self));
+        self.enter(State::Setup { since });
+        let write = move || Underway { migration: this, since }.write(&*save, fd.into());
+        if let Err(error) = sandbox::spawn("qmp-migrate", Kind::Control, write) {
+            let why = format!("cannot start the thread that writes it: {error}");
+            self.enter(State::Failed { why: why.clone(), took: since.elapsed() });
+            return Err(Refusal::generic(why));
+        }
+        Ok(())
+    }
+
+    /// What `query-migrate` says: figures are 0 as long as they are not known.
+    pub(super) fn describe(&self) -> Value {
+        let state = self.lock();
+        let ms = |time: Duration| time.as_millis() as u64;
+        let mut said = json!({"status": state.stage()});
+        match &*state {
+            State::None => {}
+            State::Setup { since } => said["total-time"] = json!(ms(since.elapsed())),
+            State::Active { since, written } => {
+                said["total-time"] = json!(ms(since.elapsed()));
+                said["ram"] = ram(written.as_ref().and_then(Written::bytes).unwrap_or_default(), 0, 0);
+            }
+            State::Completed { saved, took } => {
+                said["total-time"] = json!(ms(*took));
+                said["downtime"] = json!(ms(saved.stood));
+                said["ram"] = ram(saved.bytes, saved.pages, saved.zero_pages);
+            }
+            State::Failed { why, took } => {
+                said["total-time"] = json!(ms(*took));
+                said["error-desc"] = json!(why);
+            }
+        }
+        said
+    }
+}
+
+/// With the members that QEMU's schema says are always there.
+fn ram(transferred: u64, normal: u64, duplicate: u64) -> Value {
+    let page = PAGE as u64;
+    json!({
+        "transferred": transferred,
+        "remaining": 0,
+        "total": (normal + duplicate) * page,
+        "duplicate": duplicate,
+        "skipped": 0,
+        "normal": normal,
+        "normal-bytes": normal * page,
+        "dirty-pages-rate": 0,
+        "mbps": 0,
+        "dirty-sync-count": 1,
+        "postcopy-requests": 0,
+        "page-size": page,
+        "multifd-bytes": 0,
+        "pages-per-second": 0,
+    })
+}
+
+/// A descriptor that can be written, and waits when it is full.
+fn make_fit(fd: &OwnedFd) -> Result<(), Refusal> {
+    let failed =
+        |error| Refusal::generic(format!("the descriptor cannot be looked at: {error}; send another"));
+    let flags = fcntl_getfl(fd).map_err(failed)?;
+    if flags & OFlags::RWMODE == OFlags::RDONLY || flags.contains(OFlags::PATH) {
+        return Err(Refusal::generic("the descriptor cannot be written; open it for writing"));
+    }
+    if flags.contains(OFlags::NONBLOCK) {
+        fcntl_setfl(fd, flags - OFlags::NONBLOCK).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// It ends in one way or the other, even by a panic.
+struct Underway {
+    migration: Arc<Migration>,
+    since: Instant,
+}
+
+impl Underway {
+    fn write(self, save: &dyn Save, file: File) {
+        let Self { migration, since } = &self;
+        migration.enter(State::Active { since: *since, written: Written::begin(&file) });
+        let outcome = save.save(file);
+        let took = since.elapsed();
+        migration.enter(match outcome {
+            Ok(saved) => State::Completed { saved, took },
+            Err(error) => State::Failed { why: error.to_string(), took },
+        });
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        if matches!(self.migration.lock().stage(), Stage::Setup | Stage::Active) {
+            let why = "an error inside colo-vm; its messages say more".to_owned();
+            self.migration.enter(State::Failed { why, took: self.since.elapsed() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
