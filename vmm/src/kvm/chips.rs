@@ -4,14 +4,13 @@
 //!   PIC (two)   I/O APIC   PIT
 //! ```
 //!
-//! The PIT says when its channels began by the host's clock, which is nobody else's: here it is how long ago
-//! that was.
+//! The PIT also says when its channels began, by the host's clock: that is nobody else's, and KVM begins each
+//! count anew when it is set, whatever it is told.
 
-use super::mirror::{Same, mirror};
+use super::mirror::mirror;
 use super::sys::{self, Controller};
 use super::{Error, Vm};
 use kvm_bindings::{kvm_pic_state, kvm_pit_channel_state, kvm_pit_state2};
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// Pins of the I/O APIC.
@@ -46,29 +45,7 @@ mirror! {
     ChannelState of kvm_pit_channel_state {
         count: u32, latched_count: u16, count_latched: u8, status_latched: u8, status: u8, read_state: u8,
         write_state: u8, write_latch: u8, rw_mode: u8, mode: u8, bcd: u8, gate: u8,
-        /// How many nanoseconds ago its count was loaded.
-        age: Age = count_load_time,
     }
-}
-
-/// Nanoseconds; KVM's are the host's clock's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Age(pub u64);
-
-impl Same<i64> for Age {
-    fn of(theirs: &i64) -> Self {
-        Self(host_clock().saturating_sub(u64::try_from(*theirs).unwrap_or(0)))
-    }
-    fn back(&self) -> i64 {
-        // A channel that is older than the host began when the host did.
-        i64::try_from(host_clock().saturating_sub(self.0)).unwrap_or(i64::MAX)
-    }
-}
-
-fn host_clock() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 /// The timer (8254).
@@ -78,16 +55,6 @@ pub struct PitState {
     pub channels: [ChannelState; 3],
     /// KVM's flags.
     pub flags: u32,
-}
-
-impl PitState {
-    /// Without what changes by itself.
-    fn settled(mut self) -> Self {
-        for channel in &mut self.channels {
-            channel.age = Age(0);
-        }
-        self
-    }
 }
 
 /// All of them.
@@ -127,7 +94,7 @@ impl Vm {
         if chips.io_apic != before.io_apic {
             sys::set_io_apic(self.fd(), &chips.io_apic).map_err(Error::call("the I/O APIC's new state"))?;
         }
-        if chips.pit.settled() != before.pit.settled() {
+        if chips.pit != before.pit {
             let channels = chips.pit.channels.each_ref().map(Into::into);
             let pit = kvm_pit_state2 { channels, flags: chips.pit.flags, ..Default::default() };
             self.fd().set_pit2(&pit).map_err(Error::call("the timer's new state"))?;
@@ -193,21 +160,8 @@ mod tests {
             let vm = vm();
             for chips in [one, other, one] {
                 vm.set_chips(&chips).unwrap();
-                let saved = vm.chips().unwrap();
-                let settled = |chips: Chips| Chips { pit: chips.pit.settled(), ..chips };
-                prop_assert_eq!(settled(saved), settled(chips));
+                prop_assert_eq!(vm.chips().unwrap(), chips);
             }
         }
-    }
-
-    #[test]
-    fn a_timer_says_how_long_ago_it_began_and_not_when() {
-        let vm = vm();
-        let mut chips = vm.chips().unwrap();
-        chips.pit.channels[2] =
-            ChannelState { count: 1000, rw_mode: 3, age: Age(5_000_000), ..ChannelState::default() };
-        vm.set_chips(&chips).unwrap();
-        let age = vm.chips().unwrap().pit.channels[2].age.0;
-        assert!((5_000_000..3_600_000_000_000).contains(&age), "{age}");
     }
 }

@@ -16,7 +16,7 @@ mod sys;
 mod tracking;
 mod vm;
 
-pub use chips::{Age, ChannelState, Chips, IoApicState, PicState, PitState};
+pub use chips::{ChannelState, Chips, IoApicState, PicState, PitState};
 pub use open::Kvm;
 pub use probe::Speed;
 pub use tracking::{Tracked, Tracking};

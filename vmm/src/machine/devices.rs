@@ -140,7 +140,7 @@ impl Devices {
     /// Makes them know what a state says that was checked, while they stand.
     pub(super) fn take(&self, state: &MachineState) {
         self.serial.load(&state.serial);
-        self.rtc.load(state.rtc.clone());
+        self.rtc.load(&state.rtc);
         self.pm.load(&state.pm);
         self.reset.load(state.reset);
         self.cards.load(&state.pci, &state.cards);

@@ -153,6 +153,12 @@ impl Frozen<'_> {
         self.vm
     }
 
+    /// Whether its vCPUs have time stamp counters of their own, which go on with its state; KVM without help of
+    /// the CPU gives them the host's.
+    pub fn has_counters(&self) -> bool {
+        self.vcpus.iter().all(Vcpu::counter_is_its_own)
+    }
+
     /// Whether it has a state: a machine that waits for its first one has none.
     pub fn has_state(&self) -> bool {
         self.stateful

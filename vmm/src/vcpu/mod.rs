@@ -108,6 +108,7 @@ impl Reset {
     ) -> Result<Vcpu, VcpuError> {
         listen_for_kicks();
         let (index, offered) = (self.index, self.keeper.offered());
+        let own_counter = self.keeper.counter_is_its_own();
         let (commands, receiver) = channel();
         let (mut runner, page) = thread::Runner::new(self, buses, receiver, Box::new(ended));
         let (tell, told) = sync_channel(1);
@@ -123,7 +124,7 @@ impl Reset {
             })
             .map_err(|source| VcpuError::Thread { index, source })?;
         let id = told.recv().map_err(|_| VcpuError::Gone(index))?;
-        Ok(Vcpu { index, id, commands: Some(commands), page, thread: Some(thread), offered })
+        Ok(Vcpu { index, id, commands: Some(commands), page, thread: Some(thread), offered, own_counter })
     }
 }
 
@@ -148,6 +149,7 @@ pub struct Vcpu {
     page: Arc<RunPage>,
     thread: Option<JoinHandle<()>>,
     offered: Arc<[Leaf]>,
+    own_counter: bool,
 }
 
 /// The answer to a command, when it comes: commands to several vCPUs are carried out at the same time.
@@ -208,6 +210,11 @@ impl Vcpu {
     /// had; after an error it has that again.
     pub fn load(&self, state: VcpuState, at: HostTicks) -> Answer<Saved> {
         self.command(|answer| Command::Load(Box::new(state), at, answer))
+    }
+
+    /// Whether its counter can be set: KVM without help of the CPU has the host's.
+    pub fn counter_is_its_own(&self) -> bool {
+        self.own_counter
     }
 
     /// Turns its counter back by so many ticks of the host's. It must stand.

@@ -60,6 +60,12 @@ impl<A: Answer> Answers<A> {
         (self.index, self.ring.state())
     }
 
+    /// Goes on from another position.
+    pub fn rewind(&mut self, position: &QueueState) {
+        self.ring.rewind(position.next_avail, position.next_used);
+        self.broken = false;
+    }
+
     fn batch(&mut self) -> Result<Next, Broken> {
         for _ in 0..BATCH {
             self.segments.clear();

@@ -54,6 +54,12 @@ impl FakeDriver {
         Self { ram: ram.clone(), base, size, event_idx: false, free, chains, avail: 0, used: 0 }
     }
 
+    /// A driver of the same rings with nothing in them, after `count` buffers.
+    pub(crate) fn again(&self, count: u16) -> Self {
+        let new = Self::new(&self.ram, self.base, self.size);
+        Self { event_idx: self.event_idx, avail: count, used: count, ..new }
+    }
+
     pub(crate) fn table(&self) -> u64 {
         self.base
     }

@@ -153,6 +153,12 @@ impl Ring {
         QueueState { next_avail: self.next_avail, next_used: self.published, ..self.set_up }
     }
 
+    /// Goes on from other positions, in the same rings: what was taken from them is forgotten.
+    pub fn rewind(&mut self, next_avail: u16, next_used: u16) {
+        (self.next_avail, self.avail) = (next_avail, next_avail);
+        (self.next_used, self.published, self.signalled) = (next_used, next_used, next_used);
+    }
+
     /// Takes the next buffer: appends its segments to `segments` and gives its head; none if the driver
     /// has offered no more. After an error `segments` is as before.
     pub fn pop(&mut self, segments: &mut Vec<Segment>) -> Result<Option<u16>, Broken> {

@@ -49,6 +49,8 @@ pub trait Work: Send + fmt::Debug + 'static {
 
 enum State<W> {
     Running,
+    /// It was told to give its work back.
+    Called,
     Paused(Box<W>),
     /// The thread has died of a bug.
     Lost,
@@ -94,11 +96,19 @@ impl<W: Work> Worker<W> {
         Ok(Self { name: name.into(), control, give: Some(give), take, thread: Some(thread), state })
     }
 
+    /// Asks for the work, and does not wait for it: several are asked before any is waited for.
+    pub fn call(&mut self) {
+        if matches!(self.state, State::Running) && self.control.write(1).is_ok() {
+            self.state = State::Called;
+        }
+    }
+
     /// Takes the work back: when this returns nothing is in flight. Paused already is fine. None if the
     /// thread has died.
     pub fn pause(&mut self) -> Option<&mut W> {
-        if matches!(self.state, State::Running) {
-            let called = self.control.write(1).is_ok();
+        self.call();
+        if matches!(self.state, State::Running | State::Called) {
+            let called = matches!(self.state, State::Called);
             self.state = if let Some(work) = called.then(|| self.take.recv().ok()).flatten() {
                 State::Paused(work)
             } else {
@@ -108,7 +118,7 @@ impl<W: Work> Worker<W> {
         }
         match &mut self.state {
             State::Paused(work) => Some(work),
-            State::Running | State::Lost => None,
+            State::Running | State::Called | State::Lost => None,
         }
     }
 
@@ -119,8 +129,8 @@ impl<W: Work> Worker<W> {
                 Some(Ok(())) => State::Running,
                 _ => State::Lost,
             },
-            State::Running => State::Running,
-            State::Lost => State::Lost,
+            // One that was called gives its work first: `pause` comes before.
+            other => other,
         };
     }
 
@@ -129,7 +139,7 @@ impl<W: Work> Worker<W> {
         self.pause();
         match std::mem::replace(&mut self.state, State::Lost) {
             State::Paused(work) => Some(*work),
-            State::Running | State::Lost => None,
+            State::Running | State::Called | State::Lost => None,
         }
     }
 }
@@ -149,7 +159,7 @@ impl<W: Work> Drop for Worker<W> {
 impl<W: Work> fmt::Debug for Worker<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
-            State::Running => "running",
+            State::Running | State::Called => "running",
             State::Paused(_) => "paused",
             State::Lost => "lost",
         };

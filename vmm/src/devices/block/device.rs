@@ -7,6 +7,7 @@ use crate::block::Image;
 use crate::block::engine::Choice;
 use crate::virtio::{Activation, Device, DeviceError, DeviceState, Kind, Mismatch};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use virtio_queue::QueueState;
 
 /// What a disk is made of.
@@ -38,6 +39,8 @@ pub struct Block {
     disk: Disk,
     config: [u8; 60],
     workers: Vec<Handle>,
+    /// Answers that are waited for since [`Device::call`].
+    called: Vec<Receiver<(u16, QueueState)>>,
 }
 
 impl Block {
@@ -45,7 +48,7 @@ impl Block {
     pub fn new(mut disk: Disk) -> Self {
         disk.queues = if disk.image.moves() { 1 } else { disk.queues.clamp(1, 16) };
         let config = config::layout(&*disk.image, disk.queues, disk.write_through);
-        Self { disk, config, workers: Vec::new() }
+        Self { disk, config, workers: Vec::new(), called: Vec::new() }
     }
 
     /// What it is.
@@ -110,6 +113,7 @@ impl Device for Block {
         // Each is told before any is waited for.
         self.workers.iter().for_each(Handle::stop);
         self.workers.clear();
+        self.called.clear();
     }
 
     fn save(&self) -> DeviceState {
@@ -124,9 +128,28 @@ impl Device for Block {
         }
     }
 
+    fn rewind(&mut self, positions: &[(u16, QueueState)]) -> bool {
+        if positions.len() != self.workers.len() {
+            return false;
+        }
+        for worker in &self.workers {
+            let Some((_, position)) = positions.iter().find(|(index, _)| *index == worker.index()) else {
+                return false;
+            };
+            worker.rewind(position);
+        }
+        true
+    }
+
+    fn call(&mut self) {
+        if self.called.is_empty() {
+            self.called = self.workers.iter().map(Handle::pause).collect();
+        }
+    }
+
     fn pause(&mut self) -> Vec<(u16, QueueState)> {
-        let answers: Vec<_> = self.workers.iter().map(Handle::pause).collect();
-        answers.into_iter().filter_map(|answer| answer.recv().ok()).collect()
+        self.call();
+        std::mem::take(&mut self.called).into_iter().filter_map(|answer| answer.recv().ok()).collect()
     }
 
     fn resume(&mut self) {

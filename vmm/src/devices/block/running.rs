@@ -87,6 +87,7 @@ impl Running {
                         loop {
                             match commands.recv() {
                                 Ok(Command::Resume) => break,
+                                Ok(Command::Rewind(avail, used)) => self.rewind(avail, used),
                                 Ok(Command::Pause(answer)) => {
                                     let _ = answer.send((self.worker.index, self.worker.queue.state()));
                                 }
@@ -94,7 +95,8 @@ impl Running {
                             }
                         }
                     }
-                    Command::Resume => {}
+                    // One that runs has no other place to be at.
+                    Command::Resume | Command::Rewind(..) => {}
                     Command::Stop => {
                         self.drain();
                         return;
@@ -102,6 +104,13 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Goes on from another position, with nothing in flight.
+    fn rewind(&mut self, next_avail: u16, next_used: u16) {
+        self.worker.queue.set_next_avail(next_avail);
+        self.worker.queue.set_next_used(next_used);
+        (self.broken, self.signal) = (false, false);
     }
 
     /// Waits until there is something to do.

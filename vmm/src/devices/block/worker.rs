@@ -28,6 +28,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 pub(super) enum Command {
     /// Stand still, and say how far the queue is.
     Pause(Sender<(u16, QueueState)>),
+    /// Take other positions in the queue, while standing still.
+    Rewind(u16, u16),
     /// Go on.
     Resume,
     /// End.
@@ -40,10 +42,12 @@ pub(super) struct Handle {
     commands: Sender<Command>,
     event: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
+    index: u16,
 }
 
 impl Handle {
     pub(super) fn start(worker: Worker, choice: Choice) -> io::Result<Self> {
+        let index = worker.index;
         let event = Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
         let (commands, taken) = channel();
         let (told, started) = channel();
@@ -59,7 +63,7 @@ impl Handle {
             }
         };
         let thread = sandbox::spawn("disk", Kind::Worker, run)?;
-        let handle = Self { commands, event, thread: Some(thread) };
+        let handle = Self { commands, event, thread: Some(thread), index };
         started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))?;
         Ok(handle)
     }
@@ -74,6 +78,14 @@ impl Handle {
         let (sender, answer) = channel();
         self.tell(Command::Pause(sender));
         answer
+    }
+
+    pub(super) fn index(&self) -> u16 {
+        self.index
+    }
+
+    pub(super) fn rewind(&self, position: &QueueState) {
+        self.tell(Command::Rewind(position.next_avail, position.next_used));
     }
 
     pub(super) fn resume(&self) {

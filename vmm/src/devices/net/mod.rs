@@ -251,6 +251,29 @@ impl Device for Net {
         }
     }
 
+    fn rewind(&mut self, positions: &[(u16, QueueState)]) -> bool {
+        let find = |index| positions.iter().find(|(other, _)| *other == index).map(|(_, position)| position);
+        let mut found = 0;
+        for work in self.pairs.iter_mut().filter_map(Worker::pause) {
+            let (Some(receive), Some(transmit)) = (find(work.index(0)), find(work.index(1))) else {
+                return false;
+            };
+            work.rewind(receive, transmit);
+            found += 2;
+        }
+        if let Some(work) = self.commands.as_mut().and_then(Worker::pause) {
+            let Some(position) = find(work.state().0) else { return false };
+            work.rewind(position);
+            found += 1;
+        }
+        found == positions.len()
+    }
+
+    fn call(&mut self) {
+        self.pairs.iter_mut().for_each(Worker::call);
+        self.commands.iter_mut().for_each(Worker::call);
+    }
+
     fn pause(&mut self) -> Vec<(u16, QueueState)> {
         let mut states = Vec::new();
         for work in self.pairs.iter_mut().filter_map(Worker::pause) {
@@ -289,6 +312,13 @@ impl Pair {
     /// The receive queue's index (0), or the transmit queue's (1).
     fn index(&self, which: u16) -> u16 {
         2 * self.number + which
+    }
+
+    /// Goes on from other positions, as if it had just begun.
+    fn rewind(&mut self, receive: &QueueState, transmit: &QueueState) {
+        self.receive.rewind(receive);
+        self.transmit.rewind(transmit);
+        self.broken = false;
     }
 
     fn batch(&mut self) -> Result<Next, Broken> {

@@ -16,6 +16,7 @@ use crate::virtio::worker::Next;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
+use virtio_queue::QueueState;
 
 /// Frames between two looks at the control eventfd.
 const BATCH: usize = 64;
@@ -66,6 +67,14 @@ impl Receive {
             ready: true,
             listening: true,
         }
+    }
+
+    /// Goes on from another position. A frame that was kept was another guest's, who was not told of it.
+    pub(super) fn rewind(&mut self, position: &QueueState) {
+        self.rest();
+        self.ring.rewind(position.next_avail, position.next_used);
+        self.kept.clear();
+        (self.ready, self.listening) = (true, true);
     }
 
     /// The tap may have frames again.

@@ -7,6 +7,7 @@ use crate::virtio::ring::{Broken, Ring, Segment};
 use crate::virtio::worker::Next;
 use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
+use virtio_queue::QueueState;
 
 /// Frames between two looks at the control eventfd.
 const BATCH: usize = 64;
@@ -27,6 +28,12 @@ impl Transmit {
     pub(super) fn new(ring: Ring) -> Self {
         let gather = Gather::new(ring.ram().clone(), 0);
         Self { ring, gather, segments: Vec::new(), blocked: false }
+    }
+
+    /// Goes on from another position.
+    pub(super) fn rewind(&mut self, position: &QueueState) {
+        self.ring.rewind(position.next_avail, position.next_used);
+        self.blocked = false;
     }
 
     /// The tap may take frames again.

@@ -67,6 +67,20 @@ impl Device for Rng {
         }
     }
 
+    fn rewind(&mut self, positions: &[(u16, QueueState)]) -> bool {
+        match (self.worker.as_mut().and_then(Worker::pause), positions) {
+            (Some(work), [(_, position)]) => {
+                work.rewind(position);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn call(&mut self) {
+        self.worker.iter_mut().for_each(Worker::call);
+    }
+
     fn pause(&mut self) -> Vec<(u16, QueueState)> {
         self.worker.as_mut().and_then(Worker::pause).map(|work| work.state()).into_iter().collect()
     }

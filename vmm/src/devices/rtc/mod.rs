@@ -8,7 +8,8 @@
 //!                    rest   memory
 //! ```
 //!
-//! The time is the host's plus an offset, which the guest changes when it sets the clock. Alarms and
+//! The time is the host's plus an offset, which the guest changes when it sets the clock. A state has the time
+//! itself, as another host's clock may be off. Alarms and
 //! periodic interrupts are not there (the FADT says so): guests have better timers.
 
 mod time;
@@ -45,11 +46,20 @@ pub struct RtcState {
     pub index: u8,
     /// The memory; where the time is, what the guest wrote last.
     pub memory: Vec<u8>,
-    /// How many seconds the guest's clock is before (or, negative, behind) the host's.
-    pub offset: i64,
+    /// The guest's time, in milliseconds since 1970: whoever loads it goes on from there, whatever time that
+    /// host has.
+    pub milliseconds: i64,
 }
 
-impl Default for RtcState {
+#[derive(Clone, Debug)]
+struct Registers {
+    index: u8,
+    memory: Vec<u8>,
+    /// How many milliseconds the guest's clock is before (or, negative, behind) the host's.
+    offset: i64,
+}
+
+impl Default for Registers {
     fn default() -> Self {
         let mut memory = vec![0; SIZE];
         memory[usize::from(STATUS_A)] = DEFAULT_A;
@@ -60,35 +70,48 @@ impl Default for RtcState {
 
 /// The clock.
 #[derive(Debug, Default)]
-pub struct Rtc(Mutex<RtcState>);
+pub struct Rtc(Mutex<Registers>);
 
 impl Rtc {
     /// What it knows.
     pub fn state(&self) -> RtcState {
-        lock(&self.0).clone()
+        lock(&self.0).save(host_milliseconds())
     }
 
     /// Becomes what a state says; memory that is too short is filled with zeros.
-    pub fn load(&self, state: RtcState) {
-        let mut state = state;
-        state.memory.resize(SIZE, 0);
-        state.index %= SIZE as u8;
-        *lock(&self.0) = state;
+    pub fn load(&self, state: &RtcState) {
+        *lock(&self.0) = Registers::load(state, host_milliseconds());
     }
 }
 
-fn host_seconds() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+fn host_milliseconds() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
-impl RtcState {
+impl Registers {
+    fn save(&self, now: i64) -> RtcState {
+        let Self { index, memory, offset } = self.clone();
+        RtcState { index, memory, milliseconds: now.saturating_add(offset) }
+    }
+
+    fn load(state: &RtcState, now: i64) -> Self {
+        let mut memory = state.memory.clone();
+        memory.resize(SIZE, 0);
+        let offset = state.milliseconds.saturating_sub(now);
+        Self { index: state.index % SIZE as u8, memory, offset }
+    }
+
+    fn seconds(&self, now: i64) -> i64 {
+        now.saturating_add(self.offset).div_euclid(1000)
+    }
+
     fn get(&self, index: u8, now: i64) -> u8 {
         let setting = self.memory[usize::from(STATUS_B)] & SET != 0;
         match index {
             STATUS_A => self.memory[usize::from(index)] & !0x80,
             STATUS_C => 0,
             STATUS_D => BATTERY_GOOD,
-            _ => match Date::of_seconds(now.saturating_add(self.offset)).register(index) {
+            _ => match Date::of_seconds(self.seconds(now)).register(index) {
                 Some(value) if !setting => to_decimal(value),
                 _ => self.memory[usize::from(index)],
             },
@@ -129,7 +152,7 @@ impl RtcState {
     /// The time in the memory becomes the clock's.
     fn take_time(&mut self, now: i64) {
         let date = Date::of_registers(|index| of_decimal(self.memory[usize::from(index)]));
-        self.offset = date.seconds().saturating_sub(now);
+        self.offset = date.seconds().saturating_mul(1000).saturating_sub(now);
     }
 }
 
@@ -146,7 +169,7 @@ impl BusDevice for Rtc {
     fn read(&self, offset: u64, data: &mut [u8]) {
         if let ([byte], 1) = (data, offset) {
             let state = lock(&self.0);
-            *byte = state.get(state.index, host_seconds());
+            *byte = state.get(state.index, host_milliseconds());
         }
     }
 
@@ -158,7 +181,7 @@ impl BusDevice for Rtc {
                 state.index = byte & 0x7f;
             } else {
                 let index = state.index;
-                state.put(index, *byte, host_seconds());
+                state.put(index, *byte, host_milliseconds());
             }
         }
     }
@@ -172,13 +195,13 @@ mod tests {
     /// 2024-02-29 12:34:56, a Thursday (`date -u -d @1709210096`).
     const LEAP: i64 = 1_709_210_096;
 
-    fn time(state: &RtcState, now: i64) -> [u8; 8] {
-        Date::REGISTERS.map(|index| state.get(index, now))
+    fn time(state: &Registers, seconds: i64) -> [u8; 8] {
+        Date::REGISTERS.map(|index| state.get(index, seconds * 1000))
     }
 
     #[test]
     fn it_shows_the_hosts_time() {
-        let state = RtcState::default();
+        let state = Registers::default();
         assert_eq!(time(&state, LEAP), [0x56, 0x34, 0x12, 5, 0x29, 0x02, 0x24, 0x20]);
         assert_eq!(time(&state, 0), [0, 0, 0, 5, 1, 1, 0x70, 0x19]);
         assert_eq!(state.get(STATUS_A, 0) & 0x80, 0, "no update is ever under way");
@@ -186,15 +209,15 @@ mod tests {
 
     #[test]
     fn a_guest_sets_it_and_it_counts_on() {
-        let mut state = RtcState::default();
-        state.put(STATUS_B, SET | HOURS_24, 1000);
+        let mut state = Registers::default();
+        state.put(STATUS_B, SET | HOURS_24, 1_000_000);
         for (index, value) in Date::REGISTERS.into_iter().zip([0x56, 0x34, 0x12, 5, 0x29, 0x02, 0x24, 0x20]) {
-            state.put(index, value, 1000);
+            state.put(index, value, 1_000_000);
         }
-        state.put(STATUS_B, HOURS_24, 1001);
+        state.put(STATUS_B, HOURS_24, 1_001_000);
         assert_eq!(time(&state, 1001)[0], 0x56);
         assert_eq!(time(&state, 1005)[..2], [0x00, 0x35]);
-        assert_eq!(state.offset, LEAP - 1001);
+        assert_eq!(state.offset, (LEAP - 1001) * 1000);
     }
 
     #[test]
@@ -217,10 +240,12 @@ mod tests {
                 rtc.write(offset, &[value]);
                 rtc.read(1, &mut [0]);
             }
-            let text = serde_json::to_string(&rtc.state()).unwrap();
-            let other = Rtc::default();
-            other.load(serde_json::from_str(&text).unwrap());
-            prop_assert_eq!(other.state(), rtc.state());
+            // At a host whose clock is a day off the guest's time is what it was.
+            let state = lock(&rtc.0).save(LEAP * 1000);
+            let text = serde_json::to_string(&state).unwrap();
+            let other = Registers::load(&serde_json::from_str(&text).unwrap(), (LEAP - 86_400) * 1000);
+            prop_assert_eq!(other.save((LEAP - 86_400) * 1000), state.clone());
+            prop_assert_eq!(other.save((LEAP - 86_400) * 1000 + 5).milliseconds, state.milliseconds + 5);
         }
     }
 }

@@ -173,6 +173,10 @@ impl Keeper {
         Ok(Self { ram, counter, bank: Bank::new(&own)?, cpuid, offered })
     }
 
+    pub(super) fn counter_is_its_own(&self) -> bool {
+        self.counter.is_its_own()
+    }
+
     pub(super) fn counter_khz(&self) -> u32 {
         self.counter.khz()
     }

@@ -9,6 +9,7 @@
 use super::signals::{NO_VECTOR, Signals};
 use super::state::{LoadError, QueueRegisters, TransportState};
 use super::status::{NEEDS_RESET, Stage};
+use crate::irq::Interrupt as _;
 use crate::memory::GuestRam;
 use crate::virtio::throttle::Throttle;
 use crate::virtio::{Activation, ActiveQueue, Device, DeviceError, DeviceState};
@@ -45,6 +46,8 @@ pub(super) struct Common {
     queues: Vec<QueueState>,
     /// Between activate and reset.
     active: bool,
+    /// Since a state was loaded, until it goes on.
+    loaded: bool,
     throttle: Throttle,
 }
 
@@ -70,6 +73,7 @@ impl Common {
             queue_select: 0,
             queues,
             active: false,
+            loaded: false,
             throttle: Throttle::default(),
         }
     }
@@ -279,6 +283,13 @@ impl Common {
         } else if self.stage == Stage::Running && !self.signals.needs_reset.load(Ordering::Acquire) {
             self.activate();
         }
+        if std::mem::take(&mut self.loaded) && self.active {
+            // An interrupt that was on its way when the state was saved is nowhere in it. One too many is
+            // nothing to a driver; a kick that was on its way needs nothing, as workers look first.
+            for (index, _) in self.queues.iter().enumerate().filter(|(_, queue)| queue.ready) {
+                self.signals.queue(index as u16);
+            }
+        }
     }
 
     /// The state; configuration space and messages are the caller's to add.
@@ -319,9 +330,35 @@ impl Common {
         Ok(stage)
     }
 
+    /// Whether a device that works can go on working with a state: it was set up in the same way.
+    fn set_up_alike(&self, state: &TransportState, stage: Stage) -> bool {
+        stage == Stage::Running
+            && self.stage == Stage::Running
+            && self.features == state.features
+            && !state.needs_reset
+            && self.queues.iter().zip(&state.queues).all(|(ours, theirs)| {
+                let theirs = theirs.queue(ours.max_size);
+                let (next_avail, next_used) = (ours.next_avail, ours.next_used);
+                QueueState { next_avail, next_used, event_idx_enabled: ours.event_idx_enabled, ..theirs }
+                    == QueueState { next_avail, next_used, ..*ours }
+            })
+    }
+
+    /// Gives the device its new positions; false if it does not take them.
+    fn rewind(&mut self, state: &TransportState) -> bool {
+        let ready = state.queues.iter().zip(&self.queues).enumerate().filter(|(_, (_, ours))| ours.ready);
+        let positions: Vec<_> =
+            ready.map(|(index, (saved, ours))| (index as u16, saved.queue(ours.max_size))).collect();
+        self.device.rewind(&positions)
+    }
+
     /// Takes a state that was checked; [`resume`](Self::resume) makes it work.
     pub(super) fn load(&mut self, state: &TransportState, stage: Stage, device: &DeviceState) {
-        self.reset();
+        let stays = self.active && self.set_up_alike(state, stage) && self.rewind(state);
+        if !stays {
+            self.stop();
+        }
+        self.loaded = true;
         self.stage = stage;
         self.features = state.features;
         self.device_select = state.device_select;
