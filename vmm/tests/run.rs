@@ -214,9 +214,16 @@ fn a_reset_has_an_exit_code_of_its_own_if_it_is_to_end() {
 fn a_signal_ends_it_and_clients_hear_of_it() {
     let guest = Guest::start(&[]);
     let mut qmp = guest.qmp();
+    // Its socket is there a moment before it runs.
+    while qmp.ask("query-status")["return"]["running"] != true {
+        thread::yield_now();
+    }
     let process = rustix::process::Pid::from_child(&guest.process);
     rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
-    let event = qmp.read();
+    let mut event = qmp.read();
+    if event["event"] == "RESUME" {
+        event = qmp.read();
+    }
     assert_eq!((&event["event"], &event["data"]["guest"]), (&json!("SHUTDOWN"), &json!(false)));
     let (code, said) = guest.end();
     assert_eq!(code, Some(0), "{said}");

@@ -189,7 +189,8 @@ fn a_side_of_a_pair_is_asked_and_told() {
         "{said}"
     );
     let (code, said) = order(&guest, "status", &["--json"]);
-    let json = said.lines().find(|line| line.starts_with('{')).unwrap();
+    // The test's own words stand before it on the line.
+    let json = said.lines().find_map(|line| line.get(line.find('{')?..)).unwrap();
     let json: Value = serde_json::from_str(json).unwrap();
     assert_eq!((code, &json["mode"], &json["x-checkpoints"]["epoch"]), (0, &json!("secondary"), &json!(1)));
 
