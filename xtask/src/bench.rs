@@ -11,6 +11,7 @@ const DOC: &str = "docs/benchmarks.md";
 const ENGINE_DOC: &str = "docs/benchmarks-engine.md";
 const LIVE_DOC: &str = "docs/benchmarks-live.md";
 const VMM_DOC: &str = "docs/benchmarks-vmm.md";
+const CHECKPOINT_DOC: &str = "docs/benchmarks-checkpoint.md";
 
 #[derive(Subcommand)]
 pub(crate) enum What {
@@ -29,6 +30,12 @@ pub(crate) enum What {
     /// The VMM beside QEMU's microvm and q35, in a lab machine; writes docs/benchmarks-vmm.md
     Vmm {
         /// Handed on, such as --rounds N
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Checkpoints beside QEMU's COLO, in the lab; writes docs/benchmarks-checkpoint.md
+    Checkpoint {
+        /// Handed on, such as --rounds N, --seconds S, --hosts 2
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -58,6 +65,12 @@ pub(crate) fn run(what: &What) -> Result<()> {
             command::run(cargo(["build", "--release", "--package", "colo-tests", "--bin", "colo-lab"]))?;
             command::run(cargo(["build", "--release", "--package", "colo-vmm", "--bins"]))?;
             bench("bench-vmm", &with_doc(args, VMM_DOC))
+        }
+        What::Checkpoint { args } => {
+            packages::ensure(&packages::MACHINES)?;
+            command::run(cargo(["build", "--release", "--package", "colo-tests", "--bin", "colo-lab"]))?;
+            command::run(cargo(["build", "--release", "--package", "colo-vmm", "--bins"]))?;
+            bench("bench-checkpoint", &with_doc(args, CHECKPOINT_DOC))
         }
         What::Engine { args } => bench("bench-engine", &with_doc(args, ENGINE_DOC)),
     }

@@ -2,13 +2,15 @@
 //!
 //! * [`busybox`]: an initramfs with a shell, the virtio drivers of its kernel and an init that runs
 //!   the script on the kernel command line ([`run_argument`]).
-//! * [`disk`]: a Debian with systemd, nginx, redis, open-vm-tools, fio and iperf3, raw and qcow2,
-//!   with the cloud kernel and its stock initrd beside it; root logs in by itself on `ttyS0`.
+//! * [`loaded`]: the same with `colo-load`, whose loads know what is right.
+//! * [`disk`]: a Debian with systemd, nginx, redis, open-vm-tools, fio, iperf3, sqlite3 and `colo-load`, raw and
+//!   qcow2, with the cloud kernel and its stock initrd beside it; root logs in by itself on `ttyS0`.
 //!
-//! Both say `colo-guest: ready at … s` on the console, run `lab.run=`, say `colo-guest: status N` and
-//! power off; both give their first network card the address `lab.ip=`.
+//! All say `colo-guest: ready at … s` on the console, run `lab.run=`, say `colo-guest: status N` and
+//! power off; all give their first network card the address `lab.ip=`.
 
 use super::cpio::Archive;
+use super::loads;
 use super::modules::Modules;
 use super::store::{self, Kernel, key, run};
 use super::sys::die_with_parent;
@@ -39,7 +41,7 @@ const MODULES: [&str; 12] = [
 const INIT: &str = include_str!("guest-init.sh");
 
 /// What the guest on the disk has besides a minimal Debian.
-const PACKAGES: [&str; 17] = [
+const PACKAGES: [&str; 18] = [
     "systemd-sysv",
     "udev",
     "dbus",
@@ -55,6 +57,7 @@ const PACKAGES: [&str; 17] = [
     "iperf3",
     "curl",
     "procps",
+    "sqlite3",
     "initramfs-tools",
     "linux-image-cloud-amd64",
 ];
@@ -100,6 +103,21 @@ pub fn busybox(kind: Kernel) -> Result<PathBuf> {
     Ok(dir.join("initramfs"))
 }
 
+/// [`busybox`] with `colo-load`. The kernel unpacks one archive after the other.
+pub fn loaded(kind: Kernel) -> Result<PathBuf> {
+    let small = busybox(kind)?;
+    let name = format!("images/loaded-{}-{}", kind.name(), key((&small, loads::version()?)));
+    let dir = store::once(&name, |dir| {
+        let mut archive = Archive::default();
+        archive.copy("bin/colo-load", &loads::colo_load()?, true)?;
+        let mut both = fs::read(&small)?;
+        both.extend(archive.finish()?);
+        fs::write(dir.join("initramfs"), both)?;
+        Ok("colo-load".to_owned())
+    })?;
+    Ok(dir.join("initramfs"))
+}
+
 /// The Debian guest. The files are shared: boot a copy, or an overlay ([`Disk::overlay`]).
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -125,7 +143,7 @@ impl Disk {
 /// Builds the Debian guest, unless it is there. Needs root, `mmdebstrap`, `qemu-utils` and the archive
 /// that apt is set up for.
 pub fn disk() -> Result<Disk> {
-    let name = format!("images/disk-{}", key((RECIPE, PACKAGES, DISK_SIZE)));
+    let name = format!("images/disk-{}", key((RECIPE, PACKAGES, DISK_SIZE, loads::version()?)));
     let dir = store::once(&name, |dir| {
         let begin = Instant::now();
         build(dir)?;
@@ -146,6 +164,7 @@ fn build(dir: &Path) -> Result<()> {
     for (name, text) in RECIPE {
         fs::write(recipe.join(name), text)?;
     }
+    fs::copy(loads::colo_load()?, recipe.join("colo-load")).context("cannot copy the guest's loads")?;
     let mut debian = Command::new("mmdebstrap");
     debian.env("LAB_RECIPE", &recipe).args(["--mode=root", "--variant=minbase", "--quiet"]);
     debian.arg("--aptopt=APT::Install-Recommends \"false\"");

@@ -18,6 +18,7 @@ END
 
 install -m 755 "$LAB_RECIPE/net.sh" "$root/usr/local/sbin/colo-net"
 install -m 755 "$LAB_RECIPE/run.sh" "$root/usr/local/sbin/colo-run"
+install -m 755 "$LAB_RECIPE/colo-load" "$root/usr/local/bin/colo-load"
 cat > "$root/etc/systemd/system/colo-net.service" <<'END'
 [Unit]
 Description=The address that the kernel command line names
