@@ -251,7 +251,9 @@ impl Lifecycle {
         let wanted = match after {
             // Who waited for a state and has it waits for `cont`, or for another freeze.
             After::AsBefore if before == RunState::InMigrate && stateful => RunState::Paused,
+            // Who waits for a state stands as it is.
             After::AsBefore => before,
+            After::Hold if !stateful => before,
             After::Run => RunState::Running,
             After::Pause => RunState::Paused,
             After::Hold => RunState::Colo,

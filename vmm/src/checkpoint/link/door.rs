@@ -57,8 +57,14 @@ pub enum Arrival {
         /// To be dropped with the session.
         seat: Seat,
     },
-    /// The heartbeat of that primary.
-    Heartbeat(Stream),
+    /// The heartbeat of a primary. It may come before the main connection that it belongs to: each is brought here
+    /// by a thread of its own.
+    Heartbeat {
+        /// The connection, behind the hellos.
+        stream: Stream,
+        /// Of which session.
+        session: u64,
+    },
 }
 
 /// The place of the one primary.
@@ -181,7 +187,7 @@ impl Shared {
                 greet::send(&mut stream, &Hello { answer: Answer::Taken, ..ours }, until)?;
                 Ok(match seat {
                     Some(seat) => Arrival::Main { stream, agreed, seat },
-                    None => Arrival::Heartbeat(stream),
+                    None => Arrival::Heartbeat { stream, session: theirs.session },
                 })
             }
             Err((answer, error)) => {

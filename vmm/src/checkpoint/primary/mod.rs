@@ -118,9 +118,13 @@ impl Primary {
         loop {
             let fate = match self.meet() {
                 Ok((stream, agreed, heart)) => {
-                    pause = RETRY[0];
                     said.clear();
-                    self.protect(stream, &agreed, heart)
+                    let fate = self.protect(stream, &agreed, heart);
+                    if self.board.read().epoch > 0 {
+                        // It was a secondary: it may be back soon.
+                        pause = RETRY[0];
+                    }
+                    fate
                 }
                 Err(error) => {
                     let text = error.to_string();

@@ -28,7 +28,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Between two looks at orders, while nobody is there.
@@ -82,6 +82,8 @@ struct Secondary {
     /// Closed when it takes over.
     door: Option<Door>,
     arrivals: Receiver<Arrival>,
+    /// A heartbeat that came before its session.
+    early: Option<(u64, Stream)>,
     orders: Orders,
     board: Arc<Board>,
     told: super::Told,
@@ -135,7 +137,9 @@ pub fn start(parts: Parts, sandbox: &Sandbox) -> io::Result<JoinHandle<()>> {
         match Door::open(listener, terms) {
             Ok((door, arrivals)) => {
                 let door = Some(door);
-                Secondary { settings, sink, door, arrivals, orders, board, told, quit, session: 0 }.run();
+                let early = None;
+                Secondary { settings, sink, door, arrivals, early, orders, board, told, quit, session: 0 }
+                    .run();
             }
             Err(error) => {
                 tracing::error!("no primary can come in: {error}");
@@ -168,8 +172,8 @@ impl Secondary {
         loop {
             match self.arrivals.recv_timeout(LOOK) {
                 Ok(Arrival::Main { stream, agreed, seat }) => return Ok((stream, agreed, seat)),
-                // Of a session that is over.
-                Ok(Arrival::Heartbeat(_)) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Arrival::Heartbeat { stream, session }) => self.early = Some((session, stream)),
+                Err(RecvTimeoutError::Timeout) => {}
                 // The door has died of a bug: what is here can still take over.
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
             }
@@ -241,9 +245,7 @@ impl Secondary {
 
     /// Until the primary's guest has ended.
     fn session(&mut self, stream: Stream, agreed: &Agreed) -> Result<(), Over> {
-        let Ok(Arrival::Heartbeat(heart)) = self.arrivals.recv_timeout(HEART) else {
-            return Err(Over::Heartless);
-        };
+        let heart = self.heart(agreed.session).ok_or(Over::Heartless)?;
         let (post, hangup, number) = (self.orders.post(), stream.hangup(), self.session);
         let heart =
             Heartbeat::start(heart, self.settings.rhythm, move |lost| lose(&post, &hangup, number, lost))?;
@@ -252,6 +254,24 @@ impl Secondary {
         self.board.write(|status| status.missed_beats += missed.missed());
         drop(heart);
         over
+    }
+
+    /// The other connection of this session; it may have come first.
+    fn heart(&mut self, of: u64) -> Option<Stream> {
+        if let Some((session, stream)) = self.early.take()
+            && session == of
+        {
+            return Some(stream);
+        }
+        let until = Instant::now() + HEART;
+        loop {
+            match self.arrivals.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Arrival::Heartbeat { stream, session }) if session == of => return Some(stream),
+                // Of a session that is over; a second primary is not let in.
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     fn checkpoints(&mut self, stream: Stream, agreed: &Agreed) -> Result<(), Over> {

@@ -21,6 +21,7 @@ fn begun(begin: Begin, cpus: u32) -> (Freezer, Arc<dyn Control>, Running) {
         devices: Vec::new(),
         blocks: Vec::new(),
         on_reset: OnReset::Reboot,
+        tracking: Tracking::Auto,
         confine: Box::new(|| Ok(crate::sandbox::Sandbox::default())),
     };
     let machine = Machine::new(setup).unwrap();

@@ -65,6 +65,7 @@ fn machine_that(on_reset: OnReset, code: &[u8]) -> (Machine, Receiver<u8>) {
         devices: Vec::new(),
         blocks: Vec::new(),
         on_reset,
+        tracking: Tracking::Auto,
         confine: Box::new(|| Ok(crate::sandbox::Sandbox::default())),
     };
     (Machine::new(setup).unwrap(), printed)
@@ -169,6 +170,7 @@ fn what_cannot_be_is_refused_with_a_reason() {
         devices: Vec::new(),
         blocks: Vec::new(),
         on_reset: OnReset::Exit,
+        tracking: Tracking::Auto,
         confine: Box::new(|| Ok(crate::sandbox::Sandbox::default())),
     };
     assert!(matches!(Machine::new(setup(16 << 20, 17)).unwrap_err(), MachineError::Cpus(17)));

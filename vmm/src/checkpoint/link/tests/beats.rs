@@ -122,7 +122,9 @@ fn hearts_beat_over_tls() {
     let _main = knock(address, Some(&client), &ours).unwrap();
     let _session = main_of(&arrivals);
     let (here, _) = knock(address, Some(&client), &Hello { role: Role::Heartbeat, ..ours }).unwrap();
-    let Arrival::Heartbeat(there) = arrivals.recv_timeout(LONG).unwrap() else { panic!("a heartbeat") };
+    let Arrival::Heartbeat { stream: there, .. } = arrivals.recv_timeout(LONG).unwrap() else {
+        panic!("a heartbeat")
+    };
     let cut = there.hangup();
     let rhythm = Rhythm { timeout: LONG, ..QUICK };
     let ((one, lost_one), (other, lost_other)) = (start(here, rhythm), start(there, rhythm));

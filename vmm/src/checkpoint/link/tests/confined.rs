@@ -36,7 +36,9 @@ fn a_confined_thread_lets_in_talks_and_beats() {
         let mut bytes = [0; 5];
         assert_eq!(stream.receive(&mut bytes, Instant::now() + LONG).unwrap(), 5);
         stream.send(&mut [IoSlice::new(&bytes)], Instant::now() + LONG).unwrap();
-        let Arrival::Heartbeat(beat) = arrivals.recv_timeout(LONG).unwrap() else { panic!("a heartbeat") };
+        let Arrival::Heartbeat { stream: beat, .. } = arrivals.recv_timeout(LONG).unwrap() else {
+            panic!("a heartbeat")
+        };
         let (send, lost) = channel();
         let rhythm = Rhythm { timeout: LONG, ..Rhythm::default() };
         let heart = Heartbeat::start(beat, rhythm, move |lost| drop(send.send(lost))).unwrap();

@@ -98,7 +98,7 @@ pub(super) fn knock(at: SocketAddr, tls: Option<&Tls>, ours: &Hello) -> Result<(
 pub(super) fn main_of(arrivals: &Receiver<Arrival>) -> (Stream, Agreed, Seat) {
     match arrivals.recv_timeout(LONG).unwrap() {
         Arrival::Main { stream, agreed, seat } => (stream, agreed, seat),
-        Arrival::Heartbeat(_) => panic!("a main connection"),
+        Arrival::Heartbeat { .. } => panic!("a main connection"),
     }
 }
 

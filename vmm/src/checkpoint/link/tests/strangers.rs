@@ -68,7 +68,7 @@ fn strangers_are_refused_and_the_session_goes_on() {
     // Its heartbeat is let in, once.
     let beat = Hello { role: Role::Heartbeat, ..ours.clone() };
     let _heart = knock(address, None, &beat).unwrap();
-    assert!(matches!(arrivals.recv_timeout(LONG).unwrap(), Arrival::Heartbeat(_)));
+    assert!(matches!(arrivals.recv_timeout(LONG).unwrap(), Arrival::Heartbeat { .. }));
     assert!(knock(address, None, &beat).is_err());
 
     // And the session has heard nothing of it.
