@@ -135,8 +135,8 @@ mod tests {
                 count,
                 rw_mode,
                 gate: u8::from(gate),
-                // One shot: the count is not begun anew by itself.
-                mode: 4,
+                // A hardware strobe: KVM has no timer for that, and so no interrupt.
+                mode: 5,
                 ..ChannelState::default()
             });
             Chips {

@@ -93,7 +93,7 @@ impl Freezer {
     }
 
     /// Stands the machine still, calls `work`, and does with the machine what that says. Gives what `work`
-    /// gave. A freeze is no event; what lasts longer, `After::Pause` of a guest that ran, is.
+    /// gave. A freeze is no event; that a guest which ran is paused, or one that was paused runs, is.
     pub fn freeze<T: Send + 'static>(
         &self,
         time: Time,

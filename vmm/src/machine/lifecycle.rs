@@ -275,7 +275,8 @@ impl Lifecycle {
         times.total = laps.total();
         match (ran, now) {
             (true, RunState::Paused) => self.control.tell(Event::Stop),
-            (false, RunState::Running) => self.control.tell(Event::Resume),
+            // Who held it for a checkpoint lets it go on many times a second.
+            (false, RunState::Running) if before != RunState::Colo => self.control.tell(Event::Resume),
             _ => {}
         }
         // Who asked may have gone.

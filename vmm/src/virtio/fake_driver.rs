@@ -5,10 +5,11 @@
 //!   base ── descriptor table ── available ring ── used ring ──►  one 64 KiB area per queue
 //! ```
 
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, Written};
 use std::sync::Arc;
 use virtio_queue::{Queue, QueueState};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::bitmap::Bitmap as _;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
@@ -17,6 +18,37 @@ pub(crate) const INDIRECT: u16 = 4;
 /// RAM for a test: from 0 on.
 pub(crate) fn ram(len: usize) -> Arc<GuestRam> {
     Arc::new(GuestRam::from_ranges(&[(GuestAddress(0), len)]).unwrap())
+}
+
+/// What memory was at a moment, and no page of it marked: whatever a device writes after has to be marked.
+#[derive(Debug)]
+pub(crate) struct Watch(Vec<u8>);
+
+const PAGE: usize = 4096;
+
+impl Watch {
+    pub(crate) fn begin(ram: &GuestRam) -> Self {
+        let region = ram.find_region(GuestAddress(0)).unwrap();
+        let mut bytes = vec![0; region.len() as usize];
+        ram.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+        // The region's own method of that name gives a view of the marks, not the marks.
+        let mapping: &MmapRegion<Written> = region;
+        mapping.bitmap().take(&mut vec![0; bytes.len() / PAGE / 64 + 1]);
+        Self(bytes)
+    }
+
+    /// Which pages were written, and which of them are not marked.
+    pub(crate) fn written(&self, ram: &GuestRam) -> (Vec<usize>, Vec<usize>) {
+        let region = ram.find_region(GuestAddress(0)).unwrap();
+        let mut now = vec![0; self.0.len()];
+        ram.read_slice(&mut now, GuestAddress(0)).unwrap();
+        let pages = self.0.chunks(PAGE).zip(now.chunks(PAGE)).enumerate();
+        let written: Vec<_> =
+            pages.filter(|(_, (before, now))| before != now).map(|(page, _)| page).collect();
+        let unmarked =
+            written.iter().copied().filter(|page| !region.bitmap().dirty_at(page * PAGE)).collect();
+        (written, unmarked)
+    }
 }
 
 /// A part of a buffer.

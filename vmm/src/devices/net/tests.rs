@@ -7,7 +7,7 @@
 use super::features::{ALWAYS, CTRL_VQ, GUEST_TSO4, MQ, MRG_RXBUF};
 use super::*;
 use crate::memory::GuestRam;
-use crate::virtio::fake_driver::{FakeDriver, NEXT, Part, ram, reads, writes};
+use crate::virtio::fake_driver::{FakeDriver, NEXT, Part, Watch, ram, reads, writes};
 use crate::virtio::pci::tests::{Guest, until};
 use crate::virtio::pci::{RING_EVENT_IDX, VERSION_1};
 use proptest::prelude::*;
@@ -302,6 +302,23 @@ fn a_thousand_pauses_under_load_lose_repeat_and_reorder_nothing() {
         }
     }
     assert!(sent > 1000, "there was load: {sent}");
+}
+
+#[test]
+fn every_page_that_it_writes_is_marked() {
+    let (mut a, mut b, _space) = pair(ALWAYS);
+    let watch = Watch::begin(b.ram());
+    // Into many small buffers; and one that comes before there is any, and waits in the spill.
+    b.offer(3, 700);
+    a.send(&frame(1, 1400), 3);
+    a.send(&frame(2, 1300), 1);
+    b.offer(40, 300);
+    assert_eq!(wait_for(&mut b, 2).len(), 2);
+    b.send(&frame(3, 900), 2);
+    b.guest.function.pause();
+    let (written, unmarked) = watch.written(b.ram());
+    assert!(written.iter().any(|&page| page as u64 >= AREA >> 12), "{written:x?}");
+    assert!(unmarked.is_empty(), "{unmarked:x?}");
 }
 
 #[test]

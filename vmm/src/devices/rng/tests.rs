@@ -48,3 +48,19 @@ fn with_event_idx_one_interrupt_serves_a_batch() {
     until("the next wish", || driver.avail_event() == 10);
     assert_eq!(guest.logs[1].sent(), []);
 }
+
+#[test]
+fn every_page_that_it_writes_is_marked() {
+    let (guest, mut driver) = started();
+    // While it stands it cannot be faster than the watch.
+    guest.function.pause();
+    driver.offer(&[writes(0x4_0800, 4096)]).unwrap();
+    let watch = crate::virtio::fake_driver::Watch::begin(&driver.ram);
+    guest.function.resume();
+    guest.notify(0);
+    until("randomness", || !driver.collect().is_empty());
+    guest.function.pause();
+    let (written, unmarked) = watch.written(&driver.ram);
+    assert!(written.starts_with(&[0x1a]) && written.ends_with(&[0x40, 0x41]), "{written:x?}");
+    assert!(unmarked.is_empty(), "{unmarked:x?}");
+}

@@ -9,6 +9,7 @@ use crate::virtio::fake_driver::{FakeDriver, NEXT, ram, reads, writes};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use vm_memory::{Bytes as _, GuestAddress};
 
 /// Waits for what another thread does. It fails only if that never comes.
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -320,7 +321,7 @@ fn a_device_that_works_takes_an_earlier_state_again_and_again() {
     guest.function.pause();
     let state = guest.function.save();
     let mut ram = vec![0; 1 << 20];
-    driver.ram.read_slice(&mut ram, vm_memory::GuestAddress(0)).unwrap();
+    driver.ram.read_slice(&mut ram, GuestAddress(0)).unwrap();
     guest.function.resume();
     for _ in 0..20 {
         // It goes on, and is taken back with its memory: nothing is then as if it had.
@@ -328,7 +329,7 @@ fn a_device_that_works_takes_an_earlier_state_again_and_again() {
         guest.notify(0);
         guest.interrupted(1);
         guest.function.pause();
-        driver.ram.write_slice(&ram, vm_memory::GuestAddress(0)).unwrap();
+        driver.ram.write_slice(&ram, GuestAddress(0)).unwrap();
         assert!(!guest.function.load(&state), "no BAR has moved");
         assert_eq!(guest.function.save(), state);
         guest.function.resume();

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::virtio::Device;
+use crate::virtio::fake_driver::Watch;
 use driver::BUFFERS;
 use std::sync::atomic::Ordering;
 use vm_memory::{Bytes, GuestAddress};
@@ -76,5 +77,41 @@ fn to_pause_and_to_resume_twice_is_fine() {
         block.reset();
         assert_eq!(block.pause(), []);
         block.resume();
+    });
+}
+
+#[test]
+fn every_page_that_it_writes_is_marked() {
+    every(|block, driver| {
+        // Something to read, in whole clusters and in parts of them.
+        let data: Vec<u8> = (0..200_u32 << 10).map(|n| (n % 251) as u8 + 1).collect();
+        assert_eq!(driver.request(WRITE, 100, &data, 0).0, OK);
+        let (header, status) = (BUFFERS, BUFFERS + 0x3100);
+        for (kind, room) in [(READ, 96 << 10), (GET_ID, 20), (FLUSH, 0), (99, 0)] {
+            driver.ram.write_obj(kind, GuestAddress(header)).unwrap();
+            driver.ram.write_obj(101_u64, GuestAddress(header + 8)).unwrap();
+            driver.ram.write_obj(0xff_u8, GuestAddress(status)).unwrap();
+            let first = 0x1_0e00.min(room);
+            let mut buffers = vec![(header, 16, false)];
+            let parts = [(0x100_0200_u64, first), (0x120_0a00, room - first)];
+            for (address, len) in parts.into_iter().filter(|(_, len)| *len > 0) {
+                driver.ram.write_slice(&vec![0; len as usize], GuestAddress(address)).unwrap();
+                buffers.push((address, len, true));
+            }
+            buffers.push((status, 1, true));
+            // While it stands it cannot be faster than the watch.
+            block.pause();
+            driver.chain(&buffers);
+            let watch = Watch::begin(&driver.ram);
+            block.resume();
+            driver.kick();
+            driver.wait(1);
+            block.pause();
+            let (written, unmarked) = watch.written(&driver.ram);
+            // At least the used ring and the status are written.
+            assert!(written.len() as u32 >= 2 + room.div_ceil(4096), "{kind}: {written:x?}");
+            assert!(unmarked.is_empty(), "{kind}: {unmarked:x?}");
+            block.resume();
+        }
     });
 }
