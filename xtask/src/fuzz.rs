@@ -8,7 +8,7 @@ use crate::packages::{self, CXX};
 use anyhow::{Result, bail};
 
 /// The targets, in the order in which they run.
-const TARGETS: [&str; 11] = [
+const TARGETS: [&str; 13] = [
     "packet",
     "engine",
     "translate",
@@ -20,6 +20,8 @@ const TARGETS: [&str; 11] = [
     "boot",
     "config",
     "qmp",
+    "checkpoint_primary",
+    "checkpoint_secondary",
 ];
 const DIR: &str = "tests/fuzz";
 
