@@ -8,7 +8,7 @@ use crate::packages::{self, CXX};
 use anyhow::{Result, bail};
 
 /// The targets, in the order in which they run.
-const TARGETS: [&str; 12] = [
+const TARGETS: [&str; 14] = [
     "packet",
     "engine",
     "translate",
@@ -21,6 +21,8 @@ const TARGETS: [&str; 12] = [
     "config",
     "qmp",
     "stream_load",
+    "checkpoint_primary",
+    "checkpoint_secondary",
 ];
 const DIR: &str = "tests/fuzz";
 
