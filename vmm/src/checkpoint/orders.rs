@@ -102,6 +102,21 @@ impl Orders {
         self.waiting.remove(at)
     }
 
+    /// Waits until the heart of this session's peer has stopped, or somebody ends the session anyway, or it is time.
+    pub(super) fn settle(&mut self, of: u64, until: Instant) {
+        let settled = |order: &Order| match order {
+            Order::Lost { session, .. } => *session == of,
+            Order::NoPeer(_) | Order::Ended => true,
+            Order::Checkpoint { .. } | Order::Delay(_) => false,
+        };
+        while !self.waiting.iter().any(settled) {
+            match self.receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(order) => self.waiting.push_back(order),
+                Err(_) => return,
+            }
+        }
+    }
+
     /// How the heart of this session's peer stopped, if it did; other orders stay.
     pub(super) fn lost(&mut self, of: u64) -> Option<Lost> {
         self.waiting.extend(self.receiver.try_iter());

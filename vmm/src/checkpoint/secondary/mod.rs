@@ -84,6 +84,8 @@ struct Secondary {
     arrivals: Receiver<Arrival>,
     /// A heartbeat that came before its session.
     early: Option<(u64, Stream)>,
+    /// That of the session.
+    heart: Option<Heartbeat>,
     orders: Orders,
     board: Arc<Board>,
     told: super::Told,
@@ -137,9 +139,21 @@ pub fn start(parts: Parts, sandbox: &Sandbox) -> io::Result<JoinHandle<()>> {
         match Door::open(listener, terms) {
             Ok((door, arrivals)) => {
                 let door = Some(door);
-                let early = None;
-                Secondary { settings, sink, door, arrivals, early, orders, board, told, quit, session: 0 }
-                    .run();
+                let (early, heart, session) = (None, None, 0);
+                Secondary {
+                    settings,
+                    sink,
+                    door,
+                    arrivals,
+                    early,
+                    heart,
+                    orders,
+                    board,
+                    told,
+                    quit,
+                    session,
+                }
+                .run();
             }
             Err(error) => {
                 tracing::error!("no primary can come in: {error}");
@@ -211,6 +225,12 @@ impl Secondary {
         let over = self.session(stream, agreed);
         self.orders.uninterruptible();
         let abandoned = self.sink.abandon();
+        if over.is_err() {
+            // A primary whose guest has ended says so with its heartbeat, if it could not between two messages.
+            let Rhythm { interval, timeout } = self.settings.rhythm;
+            self.orders.settle(self.session, Instant::now() + timeout + interval);
+        }
+        self.heart = None;
         drop(seat);
         match self.orders.ending() {
             Some(Order::NoPeer(answer)) => return Some(Fate::TakeOver(Some(answer))),
@@ -245,19 +265,19 @@ impl Secondary {
 
     /// Until the primary's guest has ended.
     fn session(&mut self, stream: Stream, agreed: &Agreed) -> Result<(), Over> {
-        let heart = self.heart(agreed.session).ok_or(Over::Heartless)?;
+        let heart = self.other(agreed.session).ok_or(Over::Heartless)?;
         let (post, hangup, number) = (self.orders.post(), stream.hangup(), self.session);
         let heart =
             Heartbeat::start(heart, self.settings.rhythm, move |lost| lose(&post, &hangup, number, lost))?;
         let missed = heart.beats().clone();
+        self.heart = Some(heart);
         let over = self.checkpoints(stream, agreed);
         self.board.write(|status| status.missed_beats += missed.missed());
-        drop(heart);
         over
     }
 
     /// The other connection of this session; it may have come first.
-    fn heart(&mut self, of: u64) -> Option<Stream> {
+    fn other(&mut self, of: u64) -> Option<Stream> {
         if let Some((session, stream)) = self.early.take()
             && session == of
         {

@@ -1,0 +1,314 @@
+//! Two processes of `colo-vm`, a guest of a few instructions on both: it is kept level, and goes on when its
+//! host dies.
+//!
+//! The guest counts in memory, and says letters in the order of the alphabet as it does: whatever happens to it,
+//! a letter that comes after the wrong one shows that it is not what it was.
+
+#![cfg(target_arch = "x86_64")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use serde_json::Value;
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Nothing takes so long where it works.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// `xor ebx, ebx; again: inc ebx; mov [0x300000], ebx; test ebx, 0xfff; jnz again`, and each 4096th time
+/// `al = 'a' + (ebx >> 12) % 16; mov dx, 0x3f8; out dx, al; jmp again`.
+const CODE: &[u8] = &[
+    0x31, 0xdb, 0x43, 0x89, 0x1d, 0, 0, 0x30, 0, 0xf7, 0xc3, 0xff, 0x0f, 0, 0, 0x75, 0xf1, 0x89, 0xd8, 0xc1,
+    0xe8, 0x0c, 0x24, 0x0f, 0x04, 0x61, 0x66, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xe1,
+];
+
+/// An ELF file with a PVH note, whose entry is the code at 2 MiB.
+fn kernel(path: &Path) {
+    const AT: u64 = 0x20_0000;
+    let mut image = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let mut put = |value: u64, len: usize| image.extend(&value.to_le_bytes()[..len]);
+    let header =
+        [(2, 2), (62, 2), (1, 4), (AT, 8), (64, 8), (0, 8), (0, 4), (64, 2), (56, 2), (2, 2), (0, 6)];
+    header.into_iter().for_each(|(value, len)| put(value, len));
+    let len = CODE.len() as u64;
+    for (kind, offset, len) in [(1, 256, len), (4, 200, 20)] {
+        for (value, width) in [(kind, 4), (7, 4), (offset, 8), (AT, 8), (AT, 8), (len, 8), (len, 8), (4, 8)] {
+            put(value, width);
+        }
+    }
+    image.resize(200, 0);
+    image.extend([4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0]);
+    image.extend((AT as u32).to_le_bytes());
+    image.resize(256, 0);
+    image.extend(CODE);
+    fs::write(path, image).unwrap();
+}
+
+/// Waits until something is there.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what} does not come");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A directory with a kernel, and a port.
+struct Place {
+    directory: tempfile::TempDir,
+    address: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        kernel(&directory.path().join("kernel"));
+        // Given back, and taken again in a moment.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        Self { directory, address }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn side(&self, name: &'static str, order: &str, words: &[&str]) -> Side {
+        let at = |end: &str| self.path(&format!("{name}.{end}"));
+        let (qmp, console, log) = (at("qmp"), at("console"), at("log"));
+        let process = Command::new(env!("CARGO_BIN_EXE_colo-vm"))
+            .args([order, "--name", "web", "--memory", "16M", "--kernel"])
+            .arg(self.path("kernel"))
+            .arg("--qmp")
+            .arg(format!("unix:{}", qmp.display()))
+            .arg("--console")
+            .arg(format!("file:{}", console.display()))
+            .args(words)
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Side { process, qmp, console, log }
+    }
+
+    fn secondary(&self, words: &[&str]) -> Side {
+        self.side("secondary", "secondary", &[&["--listen", &self.address][..], words].concat())
+    }
+
+    fn primary(&self, words: &[&str]) -> Side {
+        let usual = ["--peer", &self.address, "--checkpoint-delay", "10"];
+        self.side("primary", "primary", &[&usual[..], words].concat())
+    }
+}
+
+/// A process of `colo-vm`.
+struct Side {
+    process: Child,
+    qmp: PathBuf,
+    console: PathBuf,
+    log: PathBuf,
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Side {
+    fn ask(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_colo-vm"));
+        command.args(words).arg("--qmp").arg(format!("unix:{}", self.qmp.display())).output().unwrap()
+    }
+
+    fn status(&self) -> Option<Value> {
+        let output = self.ask(&["status", "--json"]);
+        let said: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(said["x-checkpoints"].clone()).filter(Value::is_object)
+    }
+
+    /// Waits until so many checkpoints are complete.
+    fn level(&self, epoch: u64) {
+        until("the checkpoint", || {
+            let now = |status: &Value| matches!(status["phase"].as_str(), Some("level" | "checkpoint"));
+            self.status().filter(now).filter(|status| status["epoch"].as_u64() >= Some(epoch))
+        });
+    }
+
+    /// Waits for a phase.
+    fn phase(&self, phase: &str) -> Value {
+        until(phase, || self.status().filter(|status| status["phase"] == phase))
+    }
+
+    fn take_over(&self) {
+        let output = self.ask(&["takeover"]);
+        assert!(output.status.success(), "{output:?}\n{}", self.log());
+    }
+
+    fn printed(&self) -> Vec<u8> {
+        fs::read(&self.console).unwrap_or_default()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// What it says from now on is the alphabet.
+    fn goes_on(&self) {
+        let before = self.printed().len();
+        let said = until("a letter", || Some(self.printed()).filter(|said| said.len() > before + 20));
+        in_order(&said[before..]);
+    }
+}
+
+/// Each letter follows the one before it.
+fn in_order(said: &[u8]) {
+    let wrong = said.windows(2).position(|pair| (pair[0] - b'a' + 1) % 16 != pair[1] - b'a');
+    assert_eq!(wrong, None, "{}", String::from_utf8_lossy(said));
+}
+
+#[test]
+fn a_guest_whose_secondary_stands_goes_on_there() {
+    let place = Place::new();
+    let secondary = place.secondary(&["--mode", "periodic"]);
+    let mut primary = place.primary(&["--mode", "periodic"]);
+    primary.level(20);
+    assert_eq!(secondary.printed(), b"", "it has not run");
+    primary.process.kill().unwrap();
+    let lost = secondary.phase("lost");
+    assert!(lost["epoch"].as_u64().unwrap() >= 20, "{lost}");
+    secondary.take_over();
+    assert_eq!(secondary.phase("alone")["reason"], "request");
+    secondary.goes_on();
+    // It goes on from a letter that the primary was at, or was about to say.
+    let (said, goes_on) = (primary.printed(), secondary.printed());
+    in_order(&said);
+    in_order(&goes_on);
+}
+
+#[test]
+fn a_guest_that_runs_on_both_sides_goes_on_there() {
+    let place = Place::new();
+    let secondary = place.secondary(&["--mode", "colo", "--packing", "delta"]);
+    let mut primary = place.primary(&["--mode", "colo", "--packing", "delta"]);
+    primary.level(50);
+    assert_eq!(secondary.status().unwrap()["phase"].as_str().map(|phase| phase != "lost"), Some(true));
+    primary.process.kill().unwrap();
+    secondary.phase("lost");
+    secondary.goes_on();
+    secondary.take_over();
+    secondary.goes_on();
+}
+
+#[test]
+fn a_primary_goes_on_alone_and_meets_its_secondary_again() {
+    let place = Place::new();
+    let primary = place.primary(&[]);
+    primary.goes_on();
+    for _ in 0..3 {
+        let mut secondary = place.secondary(&[]);
+        primary.level(5);
+        secondary.process.kill().unwrap();
+        secondary.process.wait().unwrap();
+        primary.phase("connecting");
+        primary.goes_on();
+    }
+    let secondary = place.secondary(&[]);
+    primary.level(5);
+    // Somebody says that there is none: it is not looked for any more.
+    primary.take_over();
+    assert_eq!(primary.phase("alone")["reason"], "request");
+    secondary.phase("lost");
+    primary.goes_on();
+    in_order(&primary.printed());
+}
+
+#[test]
+fn a_primary_that_stands_is_noticed() {
+    let place = Place::new();
+    let secondary = place.secondary(&["--peer-timeout", "500"]);
+    let primary = place.primary(&["--peer-timeout", "500"]);
+    primary.level(3);
+    let process = rustix::process::Pid::from_child(&primary.process);
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    let lost = secondary.phase("lost");
+    assert!(lost["error"].as_str().unwrap().contains("heartbeat"), "{lost}");
+    secondary.take_over();
+    secondary.goes_on();
+}
+
+#[test]
+fn a_guest_that_ends_ends_on_both_sides() {
+    let place = Place::new();
+    let mut secondary = place.secondary(&[]);
+    let mut primary = place.primary(&[]);
+    primary.level(3);
+    let process = rustix::process::Pid::from_child(&primary.process);
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(primary.process.wait().unwrap().code(), Some(0), "{}", primary.log());
+    assert_eq!(secondary.process.wait().unwrap().code(), Some(0), "{}", secondary.log());
+}
+
+#[test]
+fn who_is_somebody_else_is_refused_and_disturbs_nobody() {
+    let place = Place::new();
+    let secondary = place.secondary(&[]);
+    let primary = place.primary(&[]);
+    primary.level(3);
+    let other = place.side("other", "primary", &["--peer", &place.address, "--vm-id", "another"]);
+    until("a refusal", || {
+        other
+            .status()
+            .filter(|status| status["error"].as_str().is_some_and(|error| error.contains("another")))
+    });
+    let mut garbage = std::net::TcpStream::connect(&place.address).unwrap();
+    garbage.write_all(&[0x55; 4096]).unwrap();
+    until("a count", || secondary.status().filter(|status| status["refused"].as_u64() >= Some(2)));
+    let now = primary.status().unwrap()["epoch"].as_u64().unwrap();
+    primary.level(now + 5);
+    assert_eq!(primary.status().unwrap()["sessions"], 1);
+}
+
+#[test]
+fn an_empty_secondary_does_not_take_over() {
+    let place = Place::new();
+    let secondary = place.secondary(&[]);
+    until("its socket", || secondary.status());
+    let output = secondary.ask(&["takeover"]);
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("no state to go on from"), "{said}");
+    let primary = place.primary(&[]);
+    primary.level(1);
+}
+
+#[test]
+fn a_guest_is_saved_and_goes_on_from_the_file() {
+    let place = Place::new();
+    let guest = place.side("guest", "run", &[]);
+    guest.goes_on();
+    let file = place.path("state");
+    let output = guest.ask(&["save", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    guest.goes_on();
+    let restored = place.side("restored", "run", &["--restore", file.to_str().unwrap()]);
+    restored.goes_on();
+    in_order(&restored.printed());
+    drop(restored);
+    // It is refused by a machine that is another one, with a reason.
+    let mut wrong = place.side("wrong", "run", &["--cpus", "2", "--restore", file.to_str().unwrap()]);
+    assert_eq!(wrong.process.wait().unwrap().code(), Some(1));
+    assert!(wrong.log().contains("2 vCPUs"), "{}", wrong.log());
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    let mut cut = place.side("cut", "run", &["--restore", file.to_str().unwrap()]);
+    assert_eq!(cut.process.wait().unwrap().code(), Some(1));
+    assert!(cut.log().contains("cannot go on from the saved state"), "{}", cut.log());
+}
