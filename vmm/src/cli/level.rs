@@ -5,7 +5,7 @@
 //! ```
 
 use super::Failure;
-use crate::checkpoint::link::{HostPort, Rhythm, Terms, Tls, Trust, socket};
+use crate::checkpoint::link::{Rhythm, Terms, Tls, Trust, socket};
 use crate::checkpoint::orders::Orders;
 use crate::checkpoint::output::Unheld;
 use crate::checkpoint::primary::{self, Ahead, Copier, Source};
@@ -15,7 +15,7 @@ use crate::checkpoint::ram::Blocks;
 use crate::checkpoint::secondary::{self, OnLoss, Quit, Sink};
 use crate::checkpoint::status::{Board, Role};
 use crate::checkpoint::{Handle, Now, Told};
-use crate::config::{self, Background, Colo};
+use crate::config::{self, Background, Colo, Peer};
 use crate::dirty;
 use crate::machine::Machine;
 use std::net::{SocketAddr, TcpListener};
@@ -35,7 +35,7 @@ pub(super) struct Opened {
 
 #[derive(Debug)]
 enum Place {
-    Primary { peer: HostPort, addresses: Vec<SocketAddr> },
+    Primary { peer: Peer, addresses: Vec<SocketAddr> },
     Secondary { listener: TcpListener },
 }
 
@@ -51,7 +51,7 @@ impl Opened {
         let tls = tls.transpose()?;
         let place = match &colo.side {
             config::Side::Primary { peer, .. } => {
-                Place::Primary { addresses: peer.resolve()?, peer: peer.to_string().parse()? }
+                Place::Primary { addresses: peer.resolve()?, peer: peer.clone() }
             }
             config::Side::Secondary { listen, .. } => {
                 Place::Secondary { listener: socket::listen(listen.address())? }

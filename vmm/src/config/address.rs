@@ -60,9 +60,20 @@ impl Peer {
         Ok(found)
     }
 
+    /// The host: what its certificate is for.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Whether it is this host itself, so that nobody else can listen in.
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self { host: address.ip().to_string(), port: address.port() }
     }
 }
 

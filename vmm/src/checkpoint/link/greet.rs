@@ -1,11 +1,11 @@
 //! Hellos over a connection, and the primary's way to one.
 
-use super::address::HostPort;
 use super::socket::{self, SocketError};
 use super::stream::Stream;
 use super::tls::{Tls, TlsError};
 use crate::checkpoint::protocol::Channel;
 use crate::checkpoint::protocol::hello::{Agreed, HEAD, Hello, HelloError, Mismatch};
+use crate::config::Peer;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ pub(super) fn receive(channel: &mut impl Channel, until: Instant) -> Result<Hell
 /// Connects to a secondary and agrees with it. The addresses are those of the host, looked up. The same hello
 /// with the other role makes the heartbeat's connection.
 pub fn dial(
-    host: &HostPort,
+    host: &Peer,
     addresses: &[SocketAddr],
     tls: Option<&Tls>,
     ours: &Hello,

@@ -7,14 +7,13 @@
 //!                       a bounded time; a session that lives hears nothing of it
 //! ```
 //!
-//! * [`address`]: `HOST:PORT`. [`socket`]: sockets that notice when the peer is gone.
+//! * [`socket`]: sockets that notice when the peer is gone.
 //! * [`stream`]: a connection with deadlines, plain or TLS. [`tls`]: who is let in by what certificate.
 //! * [`greet`]: hellos over a stream. [`door`]: who comes in. [`heartbeat`]: signs of life.
 //!
 //! Names are looked up and sockets are made before the process is confined: no thread makes one later. Those
 //! that are accepted inherit the options of the one that is listened on.
 
-pub mod address;
 pub mod door;
 pub mod greet;
 pub mod heartbeat;
@@ -22,7 +21,6 @@ pub mod socket;
 pub mod stream;
 pub mod tls;
 
-pub use address::{AddressError, HostPort};
 pub use door::{Arrival, Door, Seat, Terms};
 pub use greet::{GreetError, dial};
 pub use heartbeat::{Beats, Heartbeat, Lost, Rhythm};

@@ -8,7 +8,7 @@
 //! An authority vouches for every certificate that it signs, so it should be one that signs for the hosts of
 //! this VM only.
 
-use super::address::HostPort;
+use crate::config::Peer;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
@@ -161,7 +161,7 @@ impl Tls {
     }
 
     /// For who connects to this host.
-    pub(super) fn client(&self, host: &HostPort) -> Result<ClientConnection, TlsError> {
+    pub(super) fn client(&self, host: &Peer) -> Result<ClientConnection, TlsError> {
         let name = match ServerName::try_from(host.host().to_owned()) {
             // A pinned certificate says nothing of names, and neither do we.
             _ if !self.names => {

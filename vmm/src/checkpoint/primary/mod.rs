@@ -15,13 +15,14 @@ mod session;
 pub use cut::{Copier, Cut, CutError};
 pub use session::{Parts, SessionError, Source};
 
-use super::link::{self, Hangup, Heartbeat, HostPort, Lost, Rhythm, Stream, Tls};
+use super::link::{self, Hangup, Heartbeat, Lost, Rhythm, Stream, Tls};
 use super::orders::{Order, Orders, Post};
 use super::protocol::Patience;
 use super::protocol::hello::{Agreed, Hello, Role as Connection};
 use super::protocol::merge::Merge;
 use super::protocol::primary::{Level, Syncing};
 use super::status::{Board, Cause, Phase, Reason};
+use crate::config::Peer;
 use crate::sandbox::{Kind, Sandbox};
 use std::io;
 use std::net::SocketAddr;
@@ -51,7 +52,7 @@ pub enum Ahead {
 #[derive(Debug)]
 pub struct Settings {
     /// Where it is.
-    pub peer: HostPort,
+    pub peer: Peer,
     /// What that is, looked up.
     pub addresses: Vec<SocketAddr>,
     /// How both prove who they are.

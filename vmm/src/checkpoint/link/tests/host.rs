@@ -1,9 +1,9 @@
 //! What a test needs of two hosts: hellos, certificates, a door, connections.
 
-use super::super::address::HostPort;
 use super::super::greet::{GreetError, dial};
 use super::super::{Arrival, Door, Seat, Stream, Terms, Tls, Trust, socket};
 use crate::checkpoint::protocol::hello::{Agreed, Answer, Block, Capabilities, Hello, Mode, Role, Side};
+use crate::config::Peer;
 use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::io::Write as _;
@@ -92,7 +92,7 @@ pub(super) fn terms(tls: Option<Tls>) -> Terms {
 }
 
 pub(super) fn knock(at: SocketAddr, tls: Option<&Tls>, ours: &Hello) -> Result<(Stream, Agreed), GreetError> {
-    dial(&HostPort::from(at), &[at], tls, ours, LONG)
+    dial(&Peer::from(at), &[at], tls, ours, LONG)
 }
 
 pub(super) fn main_of(arrivals: &Receiver<Arrival>) -> (Stream, Agreed, Seat) {
