@@ -9,17 +9,13 @@
 //! LZ4 and DELTA are this project's: both ends agree on them when they meet, and files never have them. A
 //! piece is a run of records that begins with a block's name and ends with EOS, so that it can be read alone.
 
+pub use crate::stream::ram::{
+    FLAG_CONTINUE as CONTINUE, FLAG_EOS as EOS, FLAG_PAGE as PLAIN, FLAG_ZERO as ZERO, is_zero,
+};
+
 use super::{Blocks, PAGE};
 use thiserror::Error;
 
-/// The page is all zeros.
-pub const ZERO: u64 = 0x02;
-/// The page's bytes follow.
-pub const PLAIN: u64 = 0x08;
-/// The piece ends.
-pub const EOS: u64 = 0x10;
-/// The block is the one before.
-pub const CONTINUE: u64 = 0x20;
 /// The page's difference (XOR) to what the secondary has, as an LZ4 block.
 pub const DELTA: u64 = 0x40;
 /// The page as an LZ4 block.
@@ -216,10 +212,4 @@ pub fn begin(out: &mut Vec<u8>, offset: u64, flags: u64, named: Option<&str>) {
 /// Ends a piece.
 pub fn end(out: &mut Vec<u8>) {
     out.extend(EOS.to_be_bytes());
-}
-
-/// Whether a page is all zeros.
-pub fn is_zero(page: &[u8; PAGE]) -> bool {
-    // The first words tell most pages apart; the rest in steps that become wide loads.
-    page.chunks_exact(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
