@@ -278,4 +278,4 @@ fn hint(kvm: &Kvm) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

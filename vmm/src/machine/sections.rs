@@ -178,3 +178,6 @@ impl Sections<'_> {
         Ok(found.map(|found| state::decode(found.version, found.bytes)).transpose()?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,7 +114,7 @@ impl Migration {
         make_fit(&fd)?;
         let (since, this) = (Instant::now(), Arc::clone(self));
         self.enter(State::Setup { since });
-        let write = move || Underway { migration: this, since }.write(&*save, fd.into());
+        let write = move || Underway { migration: this, since, over: false }.write(&*save, fd.into());
         if let Err(error) = sandbox::spawn("qmp-migrate", Kind::Control, write) {
             let why = format!("cannot start the thread that writes it: {error}");
             self.enter(State::Failed { why: why.clone(), took: since.elapsed() });
@@ -188,14 +188,17 @@ fn make_fit(fd: &OwnedFd) -> Result<(), Refusal> {
 struct Underway {
     migration: Arc<Migration>,
     since: Instant,
+    /// It has ended. The stage does not say so: it may be the next one's already.
+    over: bool,
 }
 
 impl Underway {
-    fn write(self, save: &dyn Save, file: File) {
-        let Self { migration, since } = &self;
+    fn write(mut self, save: &dyn Save, file: File) {
+        let Self { migration, since, over } = &mut self;
         migration.enter(State::Active { since: *since, written: Written::begin(&file) });
         let outcome = save.save(file);
         let took = since.elapsed();
+        *over = true;
         migration.enter(match outcome {
             Ok(saved) => State::Completed { saved, took },
             Err(error) => State::Failed { why: error.to_string(), took },
@@ -205,7 +208,7 @@ impl Underway {
 
 impl Drop for Underway {
     fn drop(&mut self) {
-        if matches!(self.migration.lock().stage(), Stage::Setup | Stage::Active) {
+        if !self.over {
             let why = "an error inside colo-vm; its messages say more".to_owned();
             self.migration.enter(State::Failed { why, took: self.since.elapsed() });
         }

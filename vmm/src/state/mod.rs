@@ -26,6 +26,8 @@
 //! Maps, floats, `char` and integers of 128 bits have no form here and are an error.
 
 mod de;
+#[cfg(test)]
+pub(crate) mod dice;
 mod error;
 mod field;
 mod ser;

@@ -345,3 +345,6 @@ impl Sink {
         self.of
     }
 }
+
+#[cfg(test)]
+mod tests;

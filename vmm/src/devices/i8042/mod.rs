@@ -101,6 +101,7 @@ impl BusDevice for ResetRegister {
 mod tests {
     use super::*;
     use crate::devices::pm::tests::Pressed;
+    use crate::state::encode_bare;
 
     #[test]
     fn the_reset_pulse_resets_and_nothing_else_does() {
@@ -130,5 +131,17 @@ mod tests {
         assert_eq!((value, pressed.resets()), ([2], 0));
         register.write(0, &[6]);
         assert_eq!(pressed.resets(), 1);
+    }
+
+    #[test]
+    fn what_is_loaded_is_saved_and_resets_nothing() {
+        let pressed = Arc::new(Pressed::default());
+        let register = ResetRegister::new(pressed.clone());
+        for value in 0..=u8::MAX {
+            let state = ResetState { value };
+            register.load(state);
+            assert_eq!(encode_bare(&register.state()), encode_bare(&state));
+        }
+        assert_eq!(pressed.resets(), 0);
     }
 }

@@ -185,6 +185,9 @@ impl BusDevice for Pm {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::state::dice::dice;
+    use crate::state::encode_bare;
+    use proptest::prelude::*;
     use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
     #[derive(Debug, Default)]
@@ -306,5 +309,17 @@ pub(super) mod tests {
         assert_eq!(data, [0xaa; 8]);
         pm.write(11, &[0xff; 8]);
         pm.write(u64::MAX - 1, &[0xff; 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_loaded_is_saved(seed: u64, before: u64) {
+            let (pm, level, _, _) = pm();
+            pm.load(&dice(before));
+            let state: PmState = dice(seed);
+            pm.load(&state);
+            prop_assert_eq!(encode_bare(&pm.state()), encode_bare(&state));
+            prop_assert_eq!(level.0.load(Ordering::Relaxed), state.status & state.enable & ENABLE != 0);
+        }
     }
 }

@@ -190,6 +190,7 @@ impl BusDevice for Rtc {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::encode_bare;
     use proptest::prelude::*;
 
     /// 2024-02-29 12:34:56, a Thursday (`date -u -d @1709210096`).
@@ -233,6 +234,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_loaded_is_saved(
+            index in 0..SIZE as u8,
+            memory in proptest::collection::vec(any::<u8>(), SIZE),
+            // Until the year 10000, on a host at any time of that.
+            milliseconds in 0..253_402_300_800_000_i64,
+            now in 0..253_402_300_800_000_i64,
+        ) {
+            let state = RtcState { index, memory, milliseconds };
+            prop_assert_eq!(encode_bare(&Registers::load(&state, now).save(now)), encode_bare(&state));
+        }
+
         #[test]
         fn nothing_written_can_break_it(writes in proptest::collection::vec((0_u64..2, any::<u8>()), 0..200)) {
             let rtc = Rtc::default();

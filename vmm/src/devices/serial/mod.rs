@@ -131,6 +131,8 @@ impl BusDevice for Serial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::dice::dice;
+    use crate::state::encode_bare;
     use proptest::prelude::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -201,6 +203,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_loaded_is_saved(
+            seed: u64,
+            before: u64,
+            fifo in proptest::collection::vec(any::<u8>(), 0..=64),
+            waiting in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let (serial, _, screen) = serial();
+            serial.load(&dice(before));
+            let state = SerialState { fifo, waiting, ..dice(seed) };
+            serial.load(&state);
+            prop_assert_eq!(encode_bare(&serial.state()), encode_bare(&state));
+            prop_assert!(screen.0.lock().unwrap().is_empty());
+        }
+
         #[test]
         fn a_loaded_port_goes_on_like_the_saved_one(
             before in proptest::collection::vec((0_u64..8, any::<u8>()), 0..40),

@@ -5,14 +5,14 @@ use std::thread::JoinHandle;
 use vm_memory::{Bytes, GuestAddress};
 
 /// Where the guests count.
-const COUNTER: GuestAddress = GuestAddress(0x30_0000);
+pub(crate) const COUNTER: GuestAddress = GuestAddress(0x30_0000);
 
 /// `xor ebx, ebx; loop: inc ebx; mov [0x300000], ebx; jmp loop`: counts in a register and in memory.
-const COUNT_IN_BOTH: &[u8] = &[0x31, 0xdb, 0x43, 0x89, 0x1d, 0, 0, 0x30, 0, 0xeb, 0xf7];
+pub(crate) const COUNT_IN_BOTH: &[u8] = &[0x31, 0xdb, 0x43, 0x89, 0x1d, 0, 0, 0x30, 0, 0xeb, 0xf7];
 
-type Running = JoinHandle<Result<ExitReason, MachineError>>;
+pub(crate) type Running = JoinHandle<Result<ExitReason, MachineError>>;
 
-fn begun(begin: Begin, cpus: u32) -> (Freezer, Arc<dyn Control>, Running) {
+pub(crate) fn begun(begin: Begin, cpus: u32) -> (Freezer, Arc<dyn Control>, Running) {
     let setup = Setup {
         begin,
         memory: 16 << 20,
@@ -28,17 +28,17 @@ fn begun(begin: Begin, cpus: u32) -> (Freezer, Arc<dyn Control>, Running) {
     (machine.freezer(), machine.control(), std::thread::spawn(|| machine.run()))
 }
 
-fn booted(code: &[u8], cpus: u32) -> (Freezer, Arc<dyn Control>, Running) {
+pub(crate) fn booted(code: &[u8], cpus: u32) -> (Freezer, Arc<dyn Control>, Running) {
     begun(boot(kernel(code).path()), cpus)
 }
 
-fn end(control: &dyn Control, thread: Running) {
+pub(crate) fn end(control: &dyn Control, thread: Running) {
     control.quit();
     assert_eq!(thread.join().unwrap().unwrap(), ExitReason::Quit);
 }
 
 /// Waits until the guest has counted.
-fn counts(freezer: &Freezer) -> u32 {
+pub(crate) fn counts(freezer: &Freezer) -> u32 {
     let count = || {
         let work = |frozen: &mut Frozen<'_>| {
             HAS_COUNTERS.get_or_init(|| frozen.has_counters());
@@ -59,7 +59,7 @@ fn counts(freezer: &Freezer) -> u32 {
 static HAS_COUNTERS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
 
 /// Without what goes on while it stands: the time of day, and counters that cannot be set.
-fn settled(state: &MachineState) -> MachineState {
+pub(crate) fn settled(state: &MachineState) -> MachineState {
     let mut state = state.clone();
     if !HAS_COUNTERS.get().unwrap() {
         state.vcpus.iter_mut().for_each(|vcpu| vcpu.tsc = 0);
@@ -69,7 +69,7 @@ fn settled(state: &MachineState) -> MachineState {
 }
 
 /// Says which parts differ: the whole is a page of numbers.
-fn assert_same(one: &MachineState, other: &MachineState) {
+pub(crate) fn assert_same(one: &MachineState, other: &MachineState) {
     let parts = |state: &MachineState| match serde_json::to_value(settled(state)).unwrap() {
         serde_json::Value::Object(parts) => parts,
         other => panic!("a state is an object, not {other}"),
@@ -94,7 +94,7 @@ fn assert_same(one: &MachineState, other: &MachineState) {
 }
 
 /// Its state, and its memory.
-fn copied(frozen: &mut Frozen<'_>) -> (MachineState, Vec<u8>) {
+pub(crate) fn copied(frozen: &mut Frozen<'_>) -> (MachineState, Vec<u8>) {
     let mut ram = vec![0; 16 << 20];
     frozen.ram().read_slice(&mut ram, GuestAddress(0)).unwrap();
     (frozen.save().unwrap(), ram)

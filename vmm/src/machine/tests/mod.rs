@@ -178,4 +178,4 @@ fn what_cannot_be_is_refused_with_a_reason() {
     assert!(text.contains("the kernel /nowhere/vmlinuz"), "{text}");
 }
 
-mod frozen;
+pub(crate) mod frozen;

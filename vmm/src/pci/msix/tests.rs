@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 use std::sync::Arc;
 
 /// A vector that writes down what it sends.
@@ -136,4 +137,38 @@ fn a_table_moves_to_another_machine_with_what_is_pending() {
     other.reset();
     other.signal(0);
     assert_eq!(logs[0].sent(), []);
+}
+
+/// What a guest can write into an entry.
+fn entry() -> impl Strategy<Value = Entry> {
+    let fields = (any::<u64>(), any::<u32>(), 0..=VECTOR_MASK);
+    fields.prop_map(|(address, data, control)| Entry { address: address & !3, data, control })
+}
+
+fn state() -> impl Strategy<Value = MsixState> {
+    let parts = (any::<u16>(), proptest::array::uniform4((entry(), any::<bool>())));
+    parts.prop_map(|(control, vectors)| MsixState {
+        control: control & CONTROL_WRITABLE,
+        entries: vectors.iter().map(|(entry, _)| *entry).collect(),
+        pending: vectors.iter().map(|(_, pending)| *pending).collect(),
+    })
+}
+
+proptest! {
+    /// What is pending and may be sent is: then it is pending no more.
+    #[test]
+    fn what_is_loaded_is_saved_or_sent(before in state(), mut state in state()) {
+        let (msix, logs) = watched(4);
+        msix.load(&before);
+        logs.iter().for_each(|log| drop(log.sent()));
+        msix.load(&state);
+        for (number, log) in logs.iter().enumerate() {
+            let Entry { address, data, control } = state.entries[number];
+            let open = state.control == ENABLE && control == 0;
+            let sent = if open && state.pending[number] { vec![(address, data)] } else { vec![] };
+            prop_assert_eq!(log.sent(), sent);
+            state.pending[number] &= !open;
+        }
+        prop_assert_eq!(msix.save(), state);
+    }
 }

@@ -1,6 +1,8 @@
 use super::*;
 use crate::bus::Bus;
 use crate::pci::config::BarKind;
+use crate::state::encode_bare;
+use proptest::prelude::*;
 
 /// A card with a memory BAR and a port BAR that writes down what it is asked.
 #[derive(Debug)]
@@ -171,4 +173,20 @@ fn a_bus_has_32_slots() {
     assert_eq!(root.save(), state);
     state.bridge.bytes[0] = 0;
     assert!(root.check(&state).is_err());
+}
+
+proptest! {
+    #[test]
+    fn what_is_loaded_is_saved(
+        address: u32,
+        writes in proptest::collection::vec((any::<u8>(), any::<[u8; 4]>()), 0..20),
+    ) {
+        let written = HostBridge::default();
+        writes.iter().for_each(|(at, data)| written.write_config(*at, data));
+        let state = RootState { address: address & ADDRESS, bridge: written.space().save() };
+        let root = Root::new();
+        root.check(&state).unwrap();
+        root.load(&state);
+        prop_assert_eq!(encode_bare(&root.save()), encode_bare(&state));
+    }
 }

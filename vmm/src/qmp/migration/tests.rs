@@ -84,6 +84,31 @@ fn what_fails_says_why_and_the_next_may_go_well() {
 }
 
 #[test]
+fn one_that_ends_late_leaves_the_next_alone() {
+    let ((tell, told), (say, go_on), (begun, next)) = (channel(), channel(), channel::<()>());
+    let next = Mutex::new(next);
+    // Who tells of a failure is not done with it before the next has begun.
+    let migration = Arc::new(Migration::new(move |stage| {
+        tell.send(stage).unwrap();
+        if stage == Stage::Failed {
+            let _ = next.lock().unwrap().recv();
+        }
+    }));
+    let save: Arc<dyn Save> = Arc::new(Halting { go_on: Mutex::new(go_on) });
+    say.send(Err("the disk is full")).unwrap();
+    migration.begin(Arc::clone(&save), tempfile::tempfile().unwrap().into()).unwrap();
+    assert_eq!([0; 3].map(|_| told.recv().unwrap()), [Stage::Setup, Stage::Active, Stage::Failed]);
+    migration.begin(Arc::clone(&save), tempfile::tempfile().unwrap().into()).unwrap();
+    drop(begun);
+    // Until the first thread is gone, and the second alone has it.
+    while Arc::strong_count(&save) > 2 {
+        std::thread::yield_now();
+    }
+    say.send(Ok(0)).unwrap();
+    assert_eq!([0; 3].map(|_| told.recv().unwrap()), [Stage::Setup, Stage::Active, Stage::Completed]);
+}
+
+#[test]
 fn what_cannot_be_written_is_refused_and_what_does_not_wait_is_made_to() {
     let (migration, told, save, say) = migration();
     let read_only = File::open("/dev/null").unwrap();

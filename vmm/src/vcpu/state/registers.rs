@@ -83,3 +83,30 @@ pub(super) fn to_xcrs(registers: &[ExtendedControl]) -> kvm_xcrs {
     }
     xcrs
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Events;
+    use super::*;
+    use crate::state::dice::dice;
+    use kvm_bindings::kvm_vcpu_events;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_kvm_is_given_is_what_it_gives_back(seed: u64, xcrs in 0..=MOST_EXTENDED) {
+            let registers: Registers = dice(seed);
+            prop_assert_eq!(Registers::from(&kvm_regs::from(&registers)), registers);
+            let segment: Segment = dice(seed);
+            prop_assert_eq!(Segment::from(&kvm_segment::from(&segment)), segment);
+            let system: SystemRegisters = dice(seed);
+            prop_assert_eq!(SystemRegisters::from(&kvm_sregs::from(&system)), system);
+            let debug: DebugRegisters = dice(seed);
+            prop_assert_eq!(DebugRegisters::from(&kvm_debugregs::from(&debug)), debug);
+            let events: Events = dice(seed);
+            prop_assert_eq!(Events::from(&kvm_vcpu_events::from(&events)), events);
+            let extended: Vec<ExtendedControl> = (0..xcrs as u64).map(|more| dice(seed ^ more)).collect();
+            prop_assert_eq!(of_xcrs(&to_xcrs(&extended)), extended);
+        }
+    }
+}
