@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bench_checkpoint;
+pub mod bench_dirty;
 pub mod bench_live;
 pub mod bench_vmm;
 pub mod binary;

@@ -12,6 +12,7 @@ const ENGINE_DOC: &str = "docs/benchmarks-engine.md";
 const LIVE_DOC: &str = "docs/benchmarks-live.md";
 const VMM_DOC: &str = "docs/benchmarks-vmm.md";
 const CHECKPOINT_DOC: &str = "docs/benchmarks-checkpoint.md";
+const NATIVE_DOC: &str = "docs/benchmarks-checkpoint-native.md";
 
 #[derive(Subcommand)]
 pub(crate) enum What {
@@ -35,7 +36,11 @@ pub(crate) enum What {
     },
     /// Checkpoints beside QEMU's COLO, in the lab; writes docs/benchmarks-checkpoint.md
     Checkpoint {
-        /// Handed on, such as --rounds N, --seconds S, --hosts 2
+        /// Of a tiny guest instead, on this machine's KVM, beside a memory copy of the same pages; writes
+        /// docs/benchmarks-checkpoint-native.md
+        #[arg(long)]
+        native: bool,
+        /// Handed on, such as --rounds N, --seconds S, --hosts 2; with --native --rounds N, --pages N,N
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -66,7 +71,8 @@ pub(crate) fn run(what: &What) -> Result<()> {
             command::run(cargo(["build", "--release", "--package", "colo-vmm", "--bins"]))?;
             bench("bench-vmm", &with_doc(args, VMM_DOC))
         }
-        What::Checkpoint { args } => {
+        What::Checkpoint { native: true, args } => bench("bench-native", &with_doc(args, NATIVE_DOC)),
+        What::Checkpoint { native: false, args } => {
             packages::ensure(&packages::MACHINES)?;
             command::run(cargo(["build", "--release", "--package", "colo-tests", "--bin", "colo-lab"]))?;
             command::run(cargo(["build", "--release", "--package", "colo-vmm", "--bins"]))?;

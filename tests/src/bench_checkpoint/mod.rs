@@ -10,6 +10,7 @@
 //! Both may be one machine: a pause is then longer by what the other side's guest takes of its CPU, for both
 //! subjects alike.
 
+pub mod native;
 pub mod report;
 pub mod subject;
 
