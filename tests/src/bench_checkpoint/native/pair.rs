@@ -7,7 +7,7 @@
 
 use super::guest;
 use anyhow::{Context as _, Result, anyhow, ensure};
-use colo_vmm::checkpoint::link::{HostPort, Rhythm, Terms, socket};
+use colo_vmm::checkpoint::link::{Rhythm, Terms, socket};
 use colo_vmm::checkpoint::orders::Orders;
 use colo_vmm::checkpoint::output::Unheld;
 use colo_vmm::checkpoint::primary::{self, Ahead, Copier, Source};
@@ -21,6 +21,7 @@ use colo_vmm::checkpoint::secondary::{self, OnLoss, Quit, Sink};
 use colo_vmm::checkpoint::status::{Board, Cause, Epoch, Phase, Role};
 use colo_vmm::checkpoint::{Handle, Now, Told};
 use colo_vmm::config::OnReset;
+use colo_vmm::config::Peer;
 use colo_vmm::control::{Colo as _, Control};
 use colo_vmm::dirty;
 use colo_vmm::kvm::Tracking;
@@ -162,7 +163,7 @@ impl Pair {
             now,
         });
         let settings = primary::Settings {
-            peer: HostPort::from(address),
+            peer: Peer::from(address),
             addresses: vec![address],
             tls: None,
             hello: hello(Side::Primary, &blocks)?,
