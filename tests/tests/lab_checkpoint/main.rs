@@ -1,12 +1,15 @@
-//! Guests that are stopped, saved and taken over, in lab machines: they run loads that know what is right
-//! (`colo-load`), and say on their consoles whether it is so.
+//! Guests that are saved, and guests that another host takes over, in lab machines: they run loads that know
+//! what is right (`colo-load`), and say on their consoles whether it is so.
 //!
 //! ```text
-//!   Side::start ─► one colo-vm on a host of the lab
+//!   Hosts: a, b ─── one start of both for all tests; a test that kills host a costs the next one another
+//!   Side::start ─► one colo-vm on one of them
 //!     converse: types on its console, hears "check: … 0 errors"
-//!     ask:      says QMP commands, gets answers and events
+//!     until:    looks at its status until something is so
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-mod loads;
+mod hosts;
+mod pair;
+mod save;
 mod side;

@@ -2,14 +2,17 @@
 
 use colo_tests::binary;
 use colo_tests::lab::store::{self, Kernel};
-use colo_tests::lab::{Disk, Host, Job, Running, images};
+use colo_tests::lab::{Host, Job, Running, images};
+use rustix::process::Signal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const QMP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab_vm/qmp.py");
+const UNTIL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab_checkpoint/until.py");
 const TYPE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab_checkpoint/type.py");
 /// How long one has from its start to its end. A tenth of it will do where nothing else runs.
 const PATIENCE: Duration = Duration::from_mins(15);
+/// What the small guest says when it does what is typed.
+pub(super) const READY: &str = "colo-guest: ready";
 /// What a small guest does: what is typed.
 const OBEY: &str = "while read -r line; do eval \"$line\"; done";
 
@@ -21,8 +24,7 @@ pub(super) struct Boot {
     initrd: PathBuf,
     cmdline: String,
     cpus: u8,
-    memory_mib: u32,
-    disks: Vec<String>,
+    tap: Option<&'static str>,
 }
 
 impl Boot {
@@ -34,42 +36,35 @@ impl Boot {
             initrd: images::loaded(Kernel::Cloud).unwrap(),
             cmdline: images::run_argument(OBEY),
             cpus,
-            memory_mib: 256,
-            disks: Vec::new(),
+            tap: None,
         }
     }
 
-    /// The Debian on an overlay at `overlay`, which a shell on its console does what is typed in.
-    pub(super) fn debian(disk: &Disk, cpus: u8, overlay: &str) -> Self {
-        Self {
-            kernel: disk.kernel.clone(),
-            initrd: disk.initrd.clone(),
-            cmdline: "root=/dev/vda rw net.ifnames=0".to_owned(),
-            memory_mib: 512,
-            disks: vec![format!("path={overlay},format=qcow2")],
-            ..Self::busybox(cpus)
-        }
+    /// With a network card on this tap.
+    pub(super) fn with_tap(self, tap: &'static str) -> Self {
+        Self { tap: Some(tap), ..self }
     }
 
     /// Its words on a command line of `colo-vm`.
     fn words(&self) -> Vec<String> {
-        let Self { kernel, initrd, cmdline, cpus, memory_mib, disks, .. } = self;
+        let Self { kernel, initrd, cmdline, cpus, tap, .. } = self;
         let mut words = Vec::new();
         let mut word = |name: &str, value: String| words.extend([format!("--{name}"), value]);
         word("kernel", kernel.display().to_string());
         word("initrd", initrd.display().to_string());
         word("cmdline", format!("console=ttyS0 quiet {cmdline}"));
         word("cpus", cpus.to_string());
-        word("memory", format!("{memory_mib}M"));
-        disks.iter().for_each(|disk| word("disk", disk.clone()));
+        word("memory", "160M".to_owned());
+        tap.iter().for_each(|tap| word("net", format!("tap={tap},queues={cpus}")));
         words
     }
 }
 
-/// A running `colo-vm`. What it says itself is the job's output; its console is a file and a socket.
+/// A running `colo-vm`. What it says itself is the job's output; its console and its QMP are sockets.
 pub(super) struct Side<'a> {
     host: &'a Host,
     name: String,
+    colo_vm: String,
     running: Running<'a>,
 }
 
@@ -78,14 +73,14 @@ impl<'a> Side<'a> {
     /// `["secondary", "--listen", "0.0.0.0:9998"]`. Names are unique on a host.
     pub(super) fn start(host: &'a Host, name: &str, verb: &[&str], boot: &Boot) -> Self {
         let colo_vm = boot.colo_vm.display().to_string();
-        let mut argv = vec![colo_vm];
+        let mut argv = vec![colo_vm.clone()];
         argv.extend(verb.iter().map(|word| (*word).to_owned()));
         argv.extend(boot.words());
         argv.extend(["--name".to_owned(), name.to_owned()]);
         argv.extend(["--console".to_owned(), format!("unix:/tmp/{name}.console")]);
         argv.extend(["--qmp".to_owned(), format!("unix:/tmp/{name}.qmp")]);
         let running = host.start(Job::new(argv).timeout(PATIENCE)).unwrap();
-        Self { host, name: name.to_owned(), running }
+        Self { host, name: name.to_owned(), colo_vm, running }
     }
 
     /// Connects to its console, types `lines` when the guest is at `prompt`, and listens until a line
@@ -98,18 +93,53 @@ impl<'a> Side<'a> {
         output.stdout
     }
 
-    /// Says QMP commands to it; the answers.
-    pub(super) fn ask(&self, words: &str) -> String {
-        let line = format!("/usr/bin/python3 {QMP} /tmp/{}.qmp {words}", self.name);
-        let output = self.host.run(Job::shell(&line).timeout(PATIENCE)).unwrap();
-        assert_eq!(output.status, 0, "{words}: {output:#?}");
+    /// Starts what its guest is to do, from now on: no clock may step by more than `limit`.
+    pub(super) fn loads(limit: Duration) -> String {
+        let loads = format!("'check 8' 'clock {}' 'dirty 2 4'", limit.as_millis());
+        format!("for load in {loads}; do colo-load --every 1 --until /tmp/end $load & done")
+    }
+
+    /// Its guest works on for some seconds.
+    pub(super) fn works_on(&self) {
+        self.converse("", "sleep 3; echo; echo it works on", "it works on");
+    }
+
+    /// Ends the loads, which are to have found nothing wrong: what they said.
+    pub(super) fn end_of_loads(&self) -> String {
+        let said = self.converse("", "touch /tmp/end; wait; echo; echo all ended", "all ended");
+        is_right(&said, "check");
+        is_right(&said, "clock");
+        said
+    }
+
+    /// Says a verb of `colo-vm` to it, such as `status`: the answer.
+    pub(super) fn order(&self, verb: &str, words: &[&str]) -> String {
+        let qmp = format!("unix:/tmp/{}.qmp", self.name);
+        let words = [&[self.colo_vm.as_str(), verb], words, &["--qmp", &qmp]].concat();
+        let output = self.host.run(Job::new(words).timeout(PATIENCE)).unwrap();
+        assert_eq!(output.status, 0, "{verb}: {output:#?}");
         output.stdout
     }
 
-    /// Waits for its end, which is to be a good one.
-    pub(super) fn ends_well(self) {
+    /// Looks at its status until `condition` is so (Python, of the status `s`).
+    pub(super) fn until(&self, condition: &str) {
+        let qmp = format!("/tmp/{}.qmp", self.name);
+        let words = ["/usr/bin/python3", UNTIL, &qmp, condition];
+        let output = self.host.run(Job::new(words).timeout(PATIENCE)).unwrap();
+        assert_eq!(output.status, 0, "{condition}: {output:#?}\ncolo-vm: {:?}", self.running);
+    }
+
+    /// Sends its process a signal.
+    pub(super) fn signal(&self, signal: Signal) {
+        self.running.signal(signal).unwrap();
+    }
+
+    /// Powers the guest off, which is to be a good end.
+    pub(super) fn powers_off(self) {
+        self.converse("", "sync; echo; echo bye; poweroff -f", "bye");
         let output = self.running.wait().unwrap();
         assert_eq!(output.status, 0, "{output:#?}");
+        eprintln!("{} said: {}", self.name, output.stderr);
     }
 }
 
