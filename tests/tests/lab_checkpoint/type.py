@@ -28,6 +28,8 @@ def until(is_so):
         if not chunk:
             sys.exit(f"the console closed; it had said {said!r}")
         said += chunk
+        # At once: when there is no time left, this is all that is known.
+        print(chunk.decode(errors="replace"), end="", flush=True)
 
 
 until(lambda text: prompt in text)
@@ -37,4 +39,3 @@ for byte in (lines + "\n").encode():
     time.sleep(0.002)
 # What is typed is echoed, so a mark counts only where a line begins with it.
 until(lambda text: any(re.match(mark, line) for line in text[begin:].splitlines()))
-print(said.decode(errors="replace"))
