@@ -63,16 +63,3 @@ fn a_stopped_peer_a_cut_link_and_a_dead_host_are_noticed_and_the_guest_goes_on()
 
     goes_on("periodic", &hosts, primary, secondary);
 }
-
-#[test]
-fn a_guest_that_runs_on_both_hosts_goes_on_when_one_is_dead() {
-    let boot = Boot::busybox(4).with_tap("pair");
-    let hosts = Hosts::both();
-    for host in [hosts.a(), hosts.b()] {
-        host.shell("ip tuntap add pair mode tap vnet_hdr multi_queue; ip link set pair up").unwrap();
-    }
-    let [primary, secondary] = level(&hosts, "colo", &boot, &["--mode", "colo", "--checkpoint-delay", "250"]);
-    secondary.until("s['phase'] == 'level' and s['epoch'] >= 50");
-    goes_on("colo", &hosts, primary, secondary);
-    hosts.b().shell("ip link del pair").unwrap();
-}

@@ -24,7 +24,6 @@ pub(super) struct Boot {
     initrd: PathBuf,
     cmdline: String,
     cpus: u8,
-    tap: Option<&'static str>,
 }
 
 impl Boot {
@@ -36,18 +35,12 @@ impl Boot {
             initrd: images::loaded(Kernel::Cloud).unwrap(),
             cmdline: images::run_argument(OBEY),
             cpus,
-            tap: None,
         }
-    }
-
-    /// With a network card on this tap.
-    pub(super) fn with_tap(self, tap: &'static str) -> Self {
-        Self { tap: Some(tap), ..self }
     }
 
     /// Its words on a command line of `colo-vm`.
     fn words(&self) -> Vec<String> {
-        let Self { kernel, initrd, cmdline, cpus, tap, .. } = self;
+        let Self { kernel, initrd, cmdline, cpus, .. } = self;
         let mut words = Vec::new();
         let mut word = |name: &str, value: String| words.extend([format!("--{name}"), value]);
         word("kernel", kernel.display().to_string());
@@ -55,7 +48,6 @@ impl Boot {
         word("cmdline", format!("console=ttyS0 quiet {cmdline}"));
         word("cpus", cpus.to_string());
         word("memory", "160M".to_owned());
-        tap.iter().for_each(|tap| word("net", format!("tap={tap},queues={cpus}")));
         words
     }
 }

@@ -54,7 +54,7 @@ pub(super) struct Secondary {
 #[derive(clap::Args, Debug)]
 struct Both {
     /// A file that says what to run and with whom, with the words of these options (those of the pair in
-    /// [colo]); what is said here as well counts more
+    /// its table colo); what is said here as well counts more
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
     #[command(flatten)]

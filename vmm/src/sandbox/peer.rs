@@ -3,7 +3,7 @@
 use super::calls::Call;
 
 pub(super) const CALLS: &[Call] = &[
-    // TCP, over IPv4 or IPv6, and nothing else.
+    // Sockets of IPv4 and IPv6, and of nothing else.
     Call::with(libc::SYS_socket, 0, libc::AF_INET as u32),
     Call::with(libc::SYS_socket, 0, libc::AF_INET6 as u32),
     Call::any(libc::SYS_connect),

@@ -6,7 +6,7 @@
 //!   TCP_USER_TIMEOUT   one that confirms nothing of what is sent to it is given up
 //! ```
 //!
-//! All are non-blocking and closed on exec; who waits does so in [`wait`], with an instant at which it ends.
+//! All are non-blocking and closed on exec; who waits does so in `wait`, with an instant at which it ends.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
