@@ -1,8 +1,8 @@
-//! Guests that are saved, and guests that another host takes over, in lab machines: they run loads that know
+//! Guests that another host takes over, in lab machines: they run loads that know
 //! what is right (`colo-load`), and say on their consoles whether it is so.
 //!
 //! ```text
-//!   Hosts: a, b ─── one start of both for all tests; a test that kills host a costs the next one another
+//!   Hosts: a and b, started for a test
 //!   Side::start ─► one colo-vm on one of them
 //!     converse: types on its console, hears "check: … 0 errors"
 //!     until:    looks at its status until something is so
@@ -11,5 +11,4 @@
 
 mod hosts;
 mod pair;
-mod save;
 mod side;

@@ -41,7 +41,7 @@ fn goes_on(name: &str, hosts: &Hosts, primary: Side<'_>, secondary: Side<'_>) {
 #[test]
 fn a_stopped_peer_a_cut_link_and_a_dead_host_are_noticed_and_the_guest_goes_on() {
     let boot = Boot::busybox(1);
-    let hosts = Hosts::both();
+    let hosts = Hosts::start();
     let [primary, secondary] =
         level(&hosts, "periodic", &boot, &["--mode", "periodic", "--checkpoint-delay", "50"]);
     secondary.until("s['phase'] == 'level' and s['checkpoints'] >= 5");
