@@ -41,6 +41,8 @@ pub struct Row {
     pub empty: f64,
     /// A copy of the pages.
     pub memcpy: f64,
+    /// How long it stands for that copy and nothing else.
+    pub copied: f64,
     /// How long it stood for the checkpoint.
     pub pause: f64,
     /// Of that: until it stood, knowing what is dirty, copying that, reading its state, going on.
@@ -123,7 +125,7 @@ pub fn run(rounds: usize, pages: &[u64], packed_pages: u64) -> Result<Figures> {
 }
 
 fn row(pair: &Pair, pages: u64, rounds: usize, buffer: &Arc<GuestRam>) -> Result<Row> {
-    let (mut empty, mut memcpy, mut epochs) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut empty, mut memcpy, mut copied, mut epochs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     // The first is not counted: memory is touched, and huge pages are split, once.
     for round in 0..=rounds {
         empty.push(millis(pair.freezer.freeze(Time::GoesOn, |_| ((), After::AsBefore))?.1.total));
@@ -132,7 +134,9 @@ fn row(pair: &Pair, pages: u64, rounds: usize, buffer: &Arc<GuestRam>) -> Result
         let work = move |frozen: &mut colo_vmm::machine::Frozen<'_>| {
             (timed(|| copy(frozen.ram(), pages, &buffer)), After::AsBefore)
         };
-        memcpy.push(millis(pair.freezer.freeze(Time::GoesOn, work)?.0?));
+        let (took, times) = pair.freezer.freeze(Time::GoesOn, work)?;
+        memcpy.push(millis(took?));
+        copied.push(millis(times.total));
         guest::write(&pair.ram, 0, pages)?;
         let epoch = pair.checkpoint()?;
         let near = pages..pages + 16;
@@ -149,6 +153,7 @@ fn row(pair: &Pair, pages: u64, rounds: usize, buffer: &Arc<GuestRam>) -> Result
         pages,
         empty: median(&empty[1..]),
         memcpy: median(&memcpy[1..]),
+        copied: median(&copied[1..]),
         pause: of(&|epoch| epoch.stood.total),
         parts: [
             of(&|epoch| epoch.stood.stop),
