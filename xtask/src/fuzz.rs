@@ -24,6 +24,8 @@ const TARGETS: [&str; 14] = [
     "checkpoint_primary",
     "checkpoint_secondary",
 ];
+/// Those that `xtask test` runs: the last three have not had their first long run yet.
+const TRIED: usize = 11;
 const DIR: &str = "tests/fuzz";
 
 #[derive(clap::Args)]
@@ -49,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Runs each target for so long.
 pub(crate) fn every_target(seconds: u64) -> Result<()> {
     prepare()?;
-    TARGETS.iter().try_for_each(|target| fuzz(target, seconds))
+    TARGETS[..TRIED].iter().try_for_each(|target| fuzz(target, seconds))
 }
 
 fn prepare() -> Result<()> {

@@ -8,7 +8,7 @@ use std::process::Command;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Seconds of fuzzing for each target at the end; 0 leaves it out
-    #[arg(long, default_value_t = 4, value_name = "N")]
+    #[arg(long, default_value_t = 2, value_name = "N")]
     fuzz_seconds: u64,
 }
 

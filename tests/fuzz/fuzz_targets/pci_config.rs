@@ -64,7 +64,8 @@ fuzz_target!(|accesses: Vec<Access>| {
             Access::Save => {
                 guest.function.pause();
                 let state = guest.function.save();
-                guest.function.load(&state).expect("what was saved can be loaded");
+                guest.function.check(&state).expect("what was saved can be loaded");
+                guest.function.load(&state);
                 assert_eq!(guest.function.save(), state);
                 guest.function.resume();
             }

@@ -39,6 +39,7 @@ impl Vector for Nobody {
     fn pending(&self) -> bool {
         false
     }
+    fn forget(&self) {}
     fn signal(&self) {}
 }
 

@@ -59,7 +59,7 @@ fn a_stopped_peer_a_cut_link_and_a_dead_host_are_noticed_and_the_guest_goes_on()
     eprintln!("a cut link was noticed after {:.1} s", begun.elapsed().as_secs_f64());
     primary.until("s['phase'] == 'connecting'");
     hosts.replication().mend();
-    secondary.until("s['phase'] == 'level' and s['sessions'] >= 3 and s['epoch'] >= 50");
+    secondary.until("s['phase'] == 'level' and s['sessions'] >= 3 and s['epoch'] >= 20");
 
     goes_on("periodic", &hosts, primary, secondary);
 }

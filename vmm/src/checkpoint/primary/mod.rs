@@ -191,8 +191,13 @@ impl Primary {
             }
             Err(over) => {
                 // Somebody may have hung up, so that this is obeyed.
-                if let Some(Order::NoPeer(answer)) = self.orders.ending() {
-                    return Some(Fate::Alone(answer));
+                match self.orders.ending() {
+                    Some(Order::NoPeer(answer)) => return Some(Fate::Alone(answer)),
+                    Some(_) => {
+                        heart.farewell();
+                        return Some(Fate::Ended);
+                    }
+                    None => {}
                 }
                 let lost = self.orders.lost(self.session);
                 // What the heartbeat knows says more than a connection that was hung up for it.
