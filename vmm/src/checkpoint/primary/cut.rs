@@ -86,7 +86,7 @@ impl Copier {
         self.tracker.stop()
     }
 
-    /// Looks which pages are dirty, while the guest runs: how many.
+    /// Looks which pages are dirty: how many.
     pub fn look(&mut self) -> Result<u64, DirtyError> {
         self.dirty.clear();
         self.tracker.collect(&mut self.dirty)?;
@@ -128,10 +128,8 @@ impl Copier {
         let begun = Instant::now();
         let state = frozen.save()?;
         let saved = Instant::now();
-        self.dirty.clear();
-        self.tracker.collect(&mut self.dirty)?;
-        self.send.clear();
-        self.send.union(&self.dirty);
+        let dirty = self.look()?;
+        self.send.copy_from(&self.dirty);
         self.send.union(&self.theirs);
         let known = Instant::now();
         self.capture.begin();
@@ -146,7 +144,7 @@ impl Copier {
         let clean = Instant::now();
         Ok(Cut {
             state,
-            dirty: self.dirty.count(),
+            dirty,
             pages: self.capture.pages() as u64,
             stood: Stood {
                 state: saved - begun,
