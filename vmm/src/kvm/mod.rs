@@ -8,6 +8,7 @@
 //! ```
 
 mod chips;
+mod counters;
 pub(crate) mod mirror;
 mod open;
 mod probe;
@@ -17,8 +18,10 @@ mod tracking;
 mod vm;
 
 pub use chips::{ChannelState, Chips, IoApicState, PicState, PitState};
+pub use counters::Counters;
 pub use open::Kvm;
 pub use probe::Speed;
+pub(crate) use sys::{counter_offset, set_counter_offset};
 pub use tracking::{Tracked, Tracking};
 pub use vm::{PortWidth, Vm};
 

@@ -1,8 +1,9 @@
 //! The host's KVM, looked at before anything is built on it.
 
-use super::Error;
+use super::{Counters, Error};
 use kvm_bindings::CpuId;
 use kvm_ioctls::Cap;
+use std::sync::OnceLock;
 use vmm_sys_util::errno;
 
 /// What every guest needs, in words that a search engine knows.
@@ -27,7 +28,11 @@ const NEEDED: &[(Cap, &str)] = &[
 
 /// The host's KVM.
 #[derive(Debug)]
-pub struct Kvm(kvm_ioctls::Kvm);
+pub struct Kvm {
+    device: kvm_ioctls::Kvm,
+    /// Once it was tried.
+    pub(super) counters: OnceLock<Counters>,
+}
 
 impl Kvm {
     /// Opens `/dev/kvm`, and looks for all that guests need.
@@ -40,29 +45,29 @@ impl Kvm {
         if let Some((_, name)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
             return Err(Error::Missing(name));
         }
-        Ok(Self(kvm))
+        Ok(Self { device: kvm, counters: OnceLock::new() })
     }
 
     /// The most vCPUs that one VM can have.
     pub fn max_vcpus(&self) -> usize {
-        self.0.get_max_vcpus()
+        self.device.get_max_vcpus()
     }
 
     /// The CPU that it can give to guests.
     pub fn supported_cpuid(&self) -> Result<CpuId, Error> {
-        self.0
+        self.device
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
             .map_err(Error::call("the list of CPUID leaves"))
     }
 
     /// The model-specific registers that belong to a vCPU's state.
     pub fn msr_indices(&self) -> Result<Vec<u32>, Error> {
-        let list = self.0.get_msr_index_list().map_err(Error::call("the list of MSRs"))?;
+        let list = self.device.get_msr_index_list().map_err(Error::call("the list of MSRs"))?;
         Ok(list.as_slice().to_vec())
     }
 
     pub(super) fn create_vm(&self) -> Result<kvm_ioctls::VmFd, errno::Error> {
-        self.0.create_vm()
+        self.device.create_vm()
     }
 }
 

@@ -9,8 +9,9 @@ use super::chips::IoApicState;
 use crate::memory::GuestRam;
 use kvm_bindings::{
     KVM_DIRTY_LOG_PAGE_OFFSET, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_MEM_LOG_DIRTY_PAGES, KVMIO, kvm_dirty_gfn, kvm_ioapic_state, kvm_ioapic_state__bindgen_ty_1,
-    kvm_irqchip, kvm_pic_state, kvm_userspace_memory_region,
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_dirty_gfn,
+    kvm_ioapic_state, kvm_ioapic_state__bindgen_ty_1, kvm_irqchip, kvm_pic_state,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use std::os::fd::AsRawFd;
@@ -213,4 +214,43 @@ pub(super) fn set_io_apic(fd: &VmFd, state: &IoApicState) -> Result<(), errno::E
         redirtbl: state.redirections.map(|bits| kvm_ioapic_state__bindgen_ty_1 { bits }),
     };
     fd.set_irqchip(&chip)
+}
+
+/// `KVM_SET_DEVICE_ATTR`, `KVM_GET_DEVICE_ATTR` and `KVM_HAS_DEVICE_ATTR` (linux/kvm.h): `kvm-ioctls` has
+/// them for vCPUs of other architectures.
+const SET_ATTRIBUTE: libc::c_ulong = 0x4018_aee1;
+const GET_ATTRIBUTE: libc::c_ulong = 0x4018_aee2;
+const HAS_ATTRIBUTE: libc::c_ulong = 0x4018_aee3;
+
+/// Calls with the attribute "offset of the time stamp counter", which is at `place`.
+fn offset_attribute(fd: &VcpuFd, call: libc::c_ulong, place: &mut u64) -> Result<(), errno::Error> {
+    let attribute = kvm_device_attr {
+        flags: 0,
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr: std::ptr::from_mut(place).expose_provenance() as u64,
+    };
+    // SAFETY: the three calls read this struct, whose size is in their numbers; of what it points to they
+    // read or write eight bytes, which are `place`'s.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), call, &raw const attribute) } {
+        0 => Ok(()),
+        _ => Err(errno::Error::last()),
+    }
+}
+
+/// Whether KVM knows offsets of the time stamp counter (Linux 5.16).
+pub(super) fn has_counter_offset(fd: &VcpuFd) -> bool {
+    offset_attribute(fd, HAS_ATTRIBUTE, &mut 0).is_ok()
+}
+
+/// How much is added to the host's counter.
+pub(crate) fn counter_offset(fd: &VcpuFd) -> Result<u64, errno::Error> {
+    let mut offset = 0;
+    offset_attribute(fd, GET_ATTRIBUTE, &mut offset)?;
+    Ok(offset)
+}
+
+/// Sets that.
+pub(crate) fn set_counter_offset(fd: &VcpuFd, mut offset: u64) -> Result<(), errno::Error> {
+    offset_attribute(fd, SET_ATTRIBUTE, &mut offset)
 }

@@ -7,10 +7,17 @@
 //! KVM takes the offset itself (Linux 5.16); all vCPUs are then set relative to one instant, however long it
 //! takes to set one after the other. An older KVM is told the counter's value alone, and takes two values
 //! that are nearly the same for the same: good enough to begin, not to go on exactly. And a KVM without help
-//! of the CPU (PVM) lets guests read the host's counter: there it is what it is.
+//! of the CPU (PVM) lets guests read the host's counter: there it is what it is, and what the guest waits for
+//! is moved instead.
+//!
+//! A host's kernel may find, at any time, that its counters cannot be relied on. KVM then changes a vCPU's
+//! offset by itself with every call: the counter stands while the vCPU does, and is moved ahead at the next
+//! entry to what it should be by the host's clock. Between the two the offset says less than the guest will
+//! see, so what was known of the counter before counts as well.
 
-use super::{msrs, sys};
-use crate::kvm::Error;
+use super::msrs;
+use super::sys::host_counter;
+use crate::kvm::{self, Counters, Error};
 use kvm_ioctls::VcpuFd;
 use std::sync::Once;
 
@@ -21,19 +28,8 @@ pub struct HostTicks(pub u64);
 impl HostTicks {
     /// This moment.
     pub fn now() -> Self {
-        Self(sys::host_counter())
+        Self(host_counter())
     }
-}
-
-/// How KVM sets it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// By its offset.
-    Offset,
-    /// By its value.
-    Value,
-    /// Not at all: it is the host's.
-    Fixed,
 }
 
 /// A vCPU's counter.
@@ -43,18 +39,23 @@ pub(super) struct Counter {
     host_khz: u32,
     /// The frequency of the guest's.
     khz: u32,
-    way: Way,
+    way: Counters,
+    /// Its offset, if KVM leaves that alone.
+    offset: Option<u64>,
+    /// An instant, and what it said then, or was to say.
+    known: (HostTicks, u64),
 }
 
 impl Counter {
-    /// That of a vCPU that is new.
-    pub(super) fn new(fd: &VcpuFd) -> Result<Self, Error> {
+    /// That of a vCPU that is new, on a KVM that treats counters so.
+    pub(super) fn new(fd: &VcpuFd, way: Counters) -> Result<Self, Error> {
         let khz = fd.get_tsc_khz().map_err(Error::call("the frequency of the time stamp counter"))?;
-        Ok(Self { host_khz: khz, khz, way: way(fd)? })
+        let value = msrs::read_one(fd, msrs::TSC)?;
+        Ok(Self { host_khz: khz, khz, way, offset: None, known: (HostTicks::now(), value) })
     }
 
     pub(super) fn is_its_own(&self) -> bool {
-        self.way != Way::Fixed
+        self.way != Counters::TheHosts
     }
 
     pub(super) fn khz(&self) -> u32 {
@@ -62,52 +63,74 @@ impl Counter {
     }
 
     /// What it says at an instant.
-    pub(super) fn read(&self, fd: &VcpuFd, at: HostTicks) -> Result<u64, Error> {
-        if self.way != Way::Value {
-            let offset = sys::counter_offset(fd).map_err(Error::call("the time stamp counter's offset"))?;
-            return Ok(self.scale(at).wrapping_add(offset));
-        }
-        let now = HostTicks::now();
-        let value = msrs::read_one(fd, msrs::TSC)?;
-        Ok(value.wrapping_sub(self.scale(now).wrapping_sub(self.scale(at))))
+    pub(super) fn read(&mut self, fd: &VcpuFd, at: HostTicks) -> Result<u64, Error> {
+        let value = match self.way {
+            Counters::ByOffset => self.by_offset(fd, at)?,
+            Counters::ByValue => {
+                let now = HostTicks::now();
+                let value = msrs::read_one(fd, msrs::TSC)?;
+                value.wrapping_sub(self.scale(now).wrapping_sub(self.scale(at)))
+            }
+            Counters::TheHosts => at.0,
+        };
+        self.known = (at, value);
+        Ok(value)
     }
 
-    /// Makes it say `value` at an instant.
-    pub(super) fn set(&mut self, fd: &VcpuFd, value: u64, khz: u32, at: HostTicks) -> Result<(), Error> {
+    fn by_offset(&mut self, fd: &VcpuFd, at: HostTicks) -> Result<u64, Error> {
+        let offset = offset(fd)?;
+        let value = self.scale(at).wrapping_add(offset);
+        if self.offset == Some(offset) {
+            return Ok(value);
+        }
+        // The guest has set its counter; or KVM moves it, and then has moved it again by now.
+        let is_kept = self::offset(fd)? == offset;
+        self.offset = is_kept.then_some(offset);
+        let expected = self.expected(at);
+        let is_behind = value.wrapping_sub(expected).cast_signed() < 0;
+        Ok(if !is_kept && is_behind { expected } else { value })
+    }
+
+    /// What it says at an instant if nobody has set it since something was known of it.
+    fn expected(&self, at: HostTicks) -> u64 {
+        let (then, value) = self.known;
+        value.wrapping_add(self.scale(at).wrapping_sub(self.scale(then)))
+    }
+
+    /// Makes it say `value` at an instant. Gives how far ahead of that it is all the same.
+    pub(super) fn set(&mut self, fd: &VcpuFd, value: u64, khz: u32, at: HostTicks) -> Result<u64, Error> {
         if khz != self.khz {
             fd.set_tsc_khz(khz).map_err(Error::call("another frequency of the time stamp counter"))?;
             self.khz = khz;
         }
         match self.way {
-            Way::Offset => sys::set_counter_offset(fd, value.wrapping_sub(self.scale(at)))
-                .map_err(Error::call("a new offset of the time stamp counter")),
-            Way::Value => {
-                let since = self.scale(HostTicks::now()).wrapping_sub(self.scale(at));
-                msrs::write_one(fd, msrs::TSC, value.wrapping_add(since))
+            Counters::ByOffset => {
+                kvm::set_counter_offset(fd, value.wrapping_sub(self.scale(at)))
+                    .map_err(Error::call("a new offset of the time stamp counter"))?;
             }
-            Way::Fixed => {
-                static SAID: Once = Once::new();
-                SAID.call_once(|| {
-                    tracing::warn!(
-                        "this host's KVM gives guests the host's time stamp counter: a guest that comes from \
-                         elsewhere, or stood, sees it jump; kvmclock goes on as it should"
-                    );
-                });
-                Ok(())
+            Counters::ByValue => {
+                let since = self.scale(HostTicks::now()).wrapping_sub(self.scale(at));
+                msrs::write_one(fd, msrs::TSC, value.wrapping_add(since))?;
+            }
+            Counters::TheHosts => {
+                say_that_it_jumps();
+                return Ok(at.0.wrapping_sub(value));
             }
         }
+        self.known = (at, value);
+        Ok(0)
     }
 
     /// Turns it back by so many ticks of the host's counter; a deadline is then as far off as it was.
     pub(super) fn turn_back(&mut self, fd: &VcpuFd, ticks: u64) -> Result<(), Error> {
-        if self.way == Way::Fixed {
-            return Ok(());
-        }
         let now = HostTicks::now();
         let deadline = msrs::read_one(fd, msrs::TSC_DEADLINE)?;
         let value = self.read(fd, now)?.wrapping_sub(self.scale(HostTicks(ticks)));
-        self.set(fd, value, self.khz, now)?;
-        if deadline == 0 { Ok(()) } else { msrs::write_one(fd, msrs::TSC_DEADLINE, deadline) }
+        let ahead = self.set(fd, value, self.khz, now)?;
+        if deadline == 0 {
+            return Ok(());
+        }
+        msrs::write_one(fd, msrs::TSC_DEADLINE, deadline.wrapping_add(ahead))
     }
 
     fn scale(&self, at: HostTicks) -> u64 {
@@ -119,16 +142,16 @@ impl Counter {
     }
 }
 
-/// Tries it on a vCPU that has not run.
-fn way(fd: &VcpuFd) -> Result<Way, Error> {
-    if !sys::has_counter_offset(fd) {
-        return Ok(Way::Value);
-    }
-    let call = Error::call("the time stamp counter's offset");
-    let before = sys::counter_offset(fd).map_err(&call)?;
-    let other = before.wrapping_sub(1 << 20);
-    sys::set_counter_offset(fd, other).map_err(&call)?;
-    let kept = sys::counter_offset(fd).map_err(&call)? == other;
-    sys::set_counter_offset(fd, before).map_err(&call)?;
-    Ok(if kept { Way::Offset } else { Way::Fixed })
+fn offset(fd: &VcpuFd) -> Result<u64, Error> {
+    kvm::counter_offset(fd).map_err(Error::call("the time stamp counter's offset"))
+}
+
+fn say_that_it_jumps() {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        tracing::warn!(
+            "this host's KVM gives guests the host's time stamp counter: a guest that comes from \
+             elsewhere, or stood, sees it jump; kvmclock goes on as it should"
+        );
+    });
 }

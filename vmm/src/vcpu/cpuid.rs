@@ -11,6 +11,7 @@ const COUNTERS: u32 = 0xa;
 const TOPOLOGY: u32 = 0xb;
 const TOPOLOGY_2: u32 = 0x1f;
 const AMD_FEATURES: u32 = 0x8000_0001;
+const POWER: u32 = 0x8000_0007;
 const AMD_SIZES: u32 = 0x8000_0008;
 const AMD_TOPOLOGY: u32 = 0x8000_001e;
 const AMD_COUNTERS: u32 = 0x8000_0022;
@@ -43,6 +44,7 @@ fn adapt(leaf: &mut kvm_cpuid_entry2, index: u32, count: u32) {
     const HYPERVISOR: u32 = 1 << 31;
     const DEADLINE_TIMER: u32 = 1 << 24;
     const SEVERAL: u32 = 1 << 28;
+    const INVARIANT_COUNTER: u32 = 1 << 8;
     const PERFORMANCE_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
     match leaf.function {
         FEATURES => {
@@ -60,6 +62,10 @@ fn adapt(leaf: &mut kvm_cpuid_entry2, index: u32, count: u32) {
         COUNTERS => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, 0),
         AMD_COUNTERS => (leaf.eax, leaf.ebx) = (0, 0),
         AMD_FEATURES => leaf.ecx &= !PERFORMANCE_COUNTERS,
+        // Another host's time stamp counter may have another frequency, and a host may find that its own cannot
+        // be relied on: guests that are told of an invariant one take it for their clock, and else kvmclock,
+        // which goes on through both.
+        POWER => leaf.edx &= !INVARIANT_COUNTER,
         AMD_SIZES => leaf.ecx = leaf.ecx & !0xf0ff | core_bits(count) << 12 | (count - 1),
         AMD_TOPOLOGY => (leaf.eax, leaf.ebx, leaf.ecx) = (index, index, 0),
         _ => {}

@@ -85,7 +85,7 @@ impl Reset {
         let cpuid = cpuid::of_vcpu(&kvm.supported_cpuid()?, index, count)?;
         fd.set_cpuid2(&cpuid).map_err(KvmError::call("a vCPU's CPUID"))?;
         msrs::set_start_values(&fd)?;
-        let keeper = state::Keeper::new(&fd, vm.ram().clone(), &kvm.msr_indices()?)?;
+        let keeper = state::Keeper::new(&fd, vm.ram().clone(), &kvm.msr_indices()?, kvm.counters()?)?;
         Ok(Self { index, fd, vm: vm.clone(), keeper })
     }
 

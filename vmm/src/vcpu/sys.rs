@@ -1,9 +1,9 @@
-//! What of a vCPU `kvm-ioctls` does not show: the page that it shares with KVM, its counter, `KVM_SET_XSAVE`.
+//! What of a vCPU `kvm-ioctls` does not show: the page that it shares with KVM, the host's
+//! counter, `KVM_SET_XSAVE`.
 #![expect(unsafe_code, reason = "the page is shared memory, with a union in it; the others take pointers")]
 
-use kvm_bindings::{KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr, kvm_run, kvm_xsave};
+use kvm_bindings::{kvm_run, kvm_xsave};
 use kvm_ioctls::VcpuFd;
-use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -84,43 +84,4 @@ pub(super) fn set_xsave(fd: &VcpuFd, xsave: &kvm_xsave) -> Result<(), errno::Err
 pub(super) fn host_counter() -> u64 {
     // SAFETY: it reads a register that every x86-64 has, and nothing else.
     unsafe { core::arch::x86_64::_rdtsc() }
-}
-
-/// `KVM_SET_DEVICE_ATTR`, `KVM_GET_DEVICE_ATTR` and `KVM_HAS_DEVICE_ATTR` (linux/kvm.h): `kvm-ioctls` has
-/// them for vCPUs of other architectures.
-const SET_ATTRIBUTE: libc::c_ulong = 0x4018_aee1;
-const GET_ATTRIBUTE: libc::c_ulong = 0x4018_aee2;
-const HAS_ATTRIBUTE: libc::c_ulong = 0x4018_aee3;
-
-/// Calls with the attribute "offset of the time stamp counter", which is at `place`.
-fn offset_attribute(fd: &VcpuFd, call: libc::c_ulong, place: &mut u64) -> Result<(), errno::Error> {
-    let attribute = kvm_device_attr {
-        flags: 0,
-        group: KVM_VCPU_TSC_CTRL,
-        attr: u64::from(KVM_VCPU_TSC_OFFSET),
-        addr: std::ptr::from_mut(place).expose_provenance() as u64,
-    };
-    // SAFETY: the three calls read this struct, whose size is in their numbers; of what it points to they
-    // read or write eight bytes, which are `place`'s.
-    match unsafe { libc::ioctl(fd.as_raw_fd(), call, &raw const attribute) } {
-        0 => Ok(()),
-        _ => Err(errno::Error::last()),
-    }
-}
-
-/// Whether KVM knows offsets of the time stamp counter (Linux 5.16).
-pub(super) fn has_counter_offset(fd: &VcpuFd) -> bool {
-    offset_attribute(fd, HAS_ATTRIBUTE, &mut 0).is_ok()
-}
-
-/// How much is added to the host's counter.
-pub(super) fn counter_offset(fd: &VcpuFd) -> Result<u64, errno::Error> {
-    let mut offset = 0;
-    offset_attribute(fd, GET_ATTRIBUTE, &mut offset)?;
-    Ok(offset)
-}
-
-/// Sets that.
-pub(super) fn set_counter_offset(fd: &VcpuFd, mut offset: u64) -> Result<(), errno::Error> {
-    offset_attribute(fd, SET_ATTRIBUTE, &mut offset)
 }

@@ -83,13 +83,20 @@ impl Keeper {
         if other(|state, before| state.lapic != before.lapic) {
             fd.set_lapic(&lapic(&state.lapic)).map_err(KvmError::call("a local APIC's new state"))?;
         }
-        self.counter.set(fd, state.tsc, state.tsc_khz, at)?;
-        self.set_msrs(fd, state, before)?;
+        let ahead = self.counter.set(fd, state.tsc, state.tsc_khz, at)?;
+        self.set_msrs(fd, state, before, ahead)?;
         fd.set_vcpu_events(&(&state.events).into()).map_err(KvmError::call("a vCPU's new pending events"))?;
         Ok(())
     }
 
-    fn set_msrs(&self, fd: &VcpuFd, state: &VcpuState, before: Option<&VcpuState>) -> Result<(), StateError> {
+    /// The counter is so many ticks `ahead` of what it is in the state.
+    fn set_msrs(
+        &self,
+        fd: &VcpuFd,
+        state: &VcpuState,
+        before: Option<&VcpuState>,
+        ahead: u64,
+    ) -> Result<(), StateError> {
         let known: HashMap<u32, u64> =
             before.into_iter().flat_map(|before| &before.msrs).map(|msr| (msr.index, msr.value)).collect();
         let (mut values, mut deadline) = (Vec::new(), None);
@@ -105,7 +112,8 @@ impl Keeper {
         // A deadline of zero is a timer that is off, or one that has fired and whose interrupt KVM still
         // keeps to itself: one that is due now is right for both, as guests bear an interrupt that they did
         // not expect, and not one that is lost.
-        values.extend(deadline.map(|msr| if msr.value == 0 { Msr { value: state.tsc, ..msr } } else { msr }));
+        let due = |deadline| if deadline == 0 { state.tsc } else { deadline };
+        values.extend(deadline.map(|msr| Msr { value: due(msr.value).wrapping_add(ahead), ..msr }));
         let clocks = self.wall_clocks(&values);
         let refused = msrs::write(fd, &values)?;
         for (place, bytes) in clocks {

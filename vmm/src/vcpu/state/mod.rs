@@ -19,7 +19,7 @@ pub use registers::{DebugRegisters, ExtendedControl, Registers, Segment, SystemR
 
 use super::counter::{Counter, HostTicks};
 use super::msrs::{self, Bank, Msr};
-use crate::kvm::Error as KvmError;
+use crate::kvm::{Counters, Error as KvmError};
 use crate::memory::GuestRam;
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_SIPI_RECEIVED};
 use kvm_ioctls::VcpuFd;
@@ -164,9 +164,14 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// That of a vCPU that is new; `msrs` are KVM's list.
-    pub(super) fn new(fd: &VcpuFd, ram: Arc<GuestRam>, msrs: &[u32]) -> Result<Self, KvmError> {
-        let counter = Counter::new(fd)?;
+    /// That of a vCPU that is new, on a KVM that treats `counters` so; `msrs` are its list.
+    pub(super) fn new(
+        fd: &VcpuFd,
+        ram: Arc<GuestRam>,
+        msrs: &[u32],
+        counters: Counters,
+    ) -> Result<Self, KvmError> {
+        let counter = Counter::new(fd, counters)?;
         let own: Vec<u32> = msrs.iter().copied().filter(|index| *index != msrs::TSC).collect();
         let cpuid = read_cpuid(fd)?;
         let offered = cpuid.clone().into();
