@@ -6,6 +6,7 @@ pub mod bench_dirty;
 pub mod bench_live;
 pub mod bench_vmm;
 pub mod binary;
+pub mod chaos;
 pub mod frames;
 pub mod kernel;
 pub mod lab;

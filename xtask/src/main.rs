@@ -4,6 +4,7 @@
 //! Each chore installs what it needs (Debian packages, as root) and says what it installs.
 
 mod bench;
+mod chaos;
 mod command;
 mod demo;
 mod ebpf;
@@ -51,6 +52,11 @@ enum Chore {
     Lint,
     /// Fuzz one target, or each in turn
     Fuzz(fuzz::Args),
+    /// Long trials in lab machines: guests that check themselves are killed, saved, kept level and taken over
+    Chaos {
+        #[command(subcommand)]
+        what: chaos::What,
+    },
     /// Run a command in one or two machines with a true KVM, or build guests; `lab --help` has examples
     Lab(lab::Args),
     /// Build, check or show the programs that run in the kernel
@@ -82,6 +88,7 @@ fn run(cli: &Cli) -> Result<()> {
         Chore::Bench { what } => bench::run(what),
         Chore::Lint => lint::run(),
         Chore::Fuzz(args) => fuzz::run(args),
+        Chore::Chaos { what } => chaos::run(what),
         Chore::Lab(args) => lab::run(args),
         Chore::Ebpf { what } => ebpf::run_chore(what),
         Chore::Pcaps { what } => pcaps::run(what),

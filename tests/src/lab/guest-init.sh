@@ -2,6 +2,7 @@
 # Init of a small guest. The kernel command line says what it does:
 #   lab.ip=10.1.0.2/24   the address of eth0
 #   lab.root=/dev/vda    go on with the init of this disk
+#   lab.overlay=1        the disk is only read: what is written to it stays in memory
 #   lab.run=SCRIPT…      run all that follows, then power off; must come last, and the kernel and
 #                        systemd see its words too: `single` or `-s` in it are theirs
 #   lab.run64=BASE64     the same, encoded, so that nobody else reads it
@@ -28,7 +29,17 @@ echo "colo-guest: ready at $(cut -d' ' -f1 /proc/uptime) s"
 root=$(word lab.root)
 if [ -n "$root" ]; then
     mkdir /new
-    mount -t ext4 "$root" /new || { echo "colo-guest: no root on $root"; poweroff -f; }
+    no_root() { echo "colo-guest: no root on $root"; poweroff -f; }
+    if [ -n "$(word lab.overlay)" ]; then
+        mkdir /lower /writes
+        mount -t ext4 -o ro "$root" /lower || no_root
+        mount -t tmpfs writes /writes
+        mkdir /writes/upper /writes/work
+        mount -t overlay -o lowerdir=/lower,upperdir=/writes/upper,workdir=/writes/work overlay /new || no_root
+        : > /new/etc/fstab
+    else
+        mount -t ext4 "$root" /new || no_root
+    fi
     for dir in dev proc sys; do mount --move /$dir /new/$dir; done
     exec switch_root /new /sbin/init
 fi

@@ -24,7 +24,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// What a small guest loads.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 13] = [
     "virtio_pci",
     "virtio_mmio",
     "virtio_net",
@@ -32,6 +32,7 @@ const MODULES: [&str; 12] = [
     "virtio_rng",
     "virtio_console",
     "ext4",
+    "overlay",
     "crc32c_generic",
     "af_packet",
     "button",

@@ -13,6 +13,8 @@ Examples:
       --tls-cert web1.pem --tls-key web1.key --tls-peer web2.pem
       a checkpoint each 50 ms, the secondary's guest stands between them; each side knows the other's
       certificate
+  colo-vm primary --config web.toml --peer 192.0.2.7:9000 --restore web.state
+      a guest that was saved goes on, protected from then on
   colo-vm status --qmp unix:/run/web.qmp --watch
       how the two are getting on
 
@@ -36,6 +38,9 @@ pub(super) struct Primary {
     /// Where the secondary is
     #[arg(long, value_name = "HOST:PORT")]
     peer: Option<Peer>,
+    /// Go on from a saved state (colo-vm save) instead of booting
+    #[arg(long, value_name = "FILE")]
+    restore: Option<PathBuf>,
     #[command(flatten)]
     both: Both,
 }
@@ -69,8 +74,9 @@ impl Primary {
     }
 
     fn plan(self) -> Result<Plan, Failure> {
-        let Self { peer, both } = self;
-        both.plan(|said| ColoDraft { peer, ..said }, ColoDraft::primary)
+        let Self { peer, restore, both } = self;
+        let plan = both.plan(|said| ColoDraft { peer, ..said }, ColoDraft::primary)?;
+        Ok(Plan { restore, ..plan })
     }
 }
 
