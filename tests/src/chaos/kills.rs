@@ -75,8 +75,9 @@ pub fn kills(kills: &Kills, boot: &Boot, dir: &Path) -> Result<()> {
         let context = |who: &str| format!("round {round}: the {who} was killed after {after:?}");
         let epoch;
         if random.bool() {
-            epoch = secondary.level().with_context(|| format!("round {round}, before"))?.epoch;
+            secondary.level().with_context(|| format!("round {round}, before"))?;
             std::thread::sleep(after);
+            epoch = secondary.status()?.epoch;
             primary.kill()?;
             let words = || context("primary");
             secondary.take_over().with_context(words)?;

@@ -123,7 +123,8 @@ impl Node {
 
     /// Waits until the secondary could take over.
     pub(super) fn level(&mut self) -> Result<Status> {
-        self.until("is level", |status| matches!(status.phase, Phase::Level | Phase::Checkpoint))
+        let is = |status: &Status| matches!(status.phase, Phase::Level | Phase::Checkpoint);
+        self.until("is level", |status| is(status) && status.epoch > 0)
     }
 
     fn told(&self, what: &str) -> String {

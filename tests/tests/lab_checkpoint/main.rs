@@ -9,6 +9,7 @@
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod chaos;
 mod hosts;
 mod pair;
 mod side;
