@@ -34,6 +34,9 @@ struct InLab {
     /// MB that it rewrites each second, beside its other loads
     #[arg(long, default_value_t = 2)]
     dirty: u32,
+    /// The lab machines' kernels take their time stamp counters for unstable, as a host's may at any time
+    #[arg(long)]
+    unstable: bool,
     /// How many lab machines share the work, each of which wants a CPU
     #[arg(long, default_value_t = 1)]
     labs: u8,
@@ -72,7 +75,11 @@ const STEP: Duration = Duration::from_mins(2);
 
 fn main() -> Result<()> {
     let Cli { lab, what } = Cli::parse();
-    let trial = |number: u8, words: Vec<String>| Trial { name: format!("lab{number}"), words };
+    let trial = |number: u8, words: Vec<String>| Trial {
+        name: format!("lab{number}"),
+        words,
+        unstable: lab.unstable,
+    };
     let mode = |mode: Mode| format!("{mode:?}").to_lowercase();
     let words = |name: &str, options: &[(&str, String)]| {
         let options = options.iter().flat_map(|(name, value)| [format!("--{name}"), value.clone()]);

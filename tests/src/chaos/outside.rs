@@ -42,6 +42,8 @@ pub struct Trial {
     pub name: String,
     /// The words of this program for it, but the guest's.
     pub words: Vec<String>,
+    /// Its kernel takes its own time stamp counter for one that cannot be relied on.
+    pub unstable: bool,
 }
 
 /// Runs this program in a lab machine for each of `trials`, all at once.
@@ -54,13 +56,15 @@ pub fn in_labs(trials: &[Trial], boot: &BootArgs, lifetime: Duration) -> Result<
 }
 
 fn in_lab(trial: &Trial, boot: &BootArgs, lifetime: Duration) -> Result<()> {
-    let Trial { name, words } = trial;
+    let Trial { name, words, unstable } = trial;
     let memory_mib = if boot.disk.is_some() { 3072 } else { 1536 };
-    let options = Options { memory_mib, lifetime, name: format!("chaos-{name}"), ..Options::default() };
+    let kernel = if *unstable { "tsc=unstable" } else { "" };
+    let name = format!("chaos-{name}");
+    let options = Options { memory_mib, lifetime, name, words: kernel.to_owned(), ..Options::default() };
     let lab = Lab::start(&options).context("cannot start a lab machine")?;
     let program = std::env::current_exe()?.display().to_string();
     let argv = [program, "here".to_owned()].into_iter().chain(guest_words(boot)).chain(words.iter().cloned());
-    let told = name.clone();
+    let told = trial.name.clone();
     let job = Job::new(argv).timeout(lifetime).live(move |_, bytes| {
         for line in String::from_utf8_lossy(bytes).lines() {
             // Nobody may listen.
@@ -68,7 +72,7 @@ fn in_lab(trial: &Trial, boot: &BootArgs, lifetime: Duration) -> Result<()> {
         }
     });
     let output = lab.a().run(job)?;
-    ensure!(output.status == 0, "{name} failed");
+    ensure!(output.status == 0, "{} failed", trial.name);
     Ok(())
 }
 

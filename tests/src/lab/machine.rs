@@ -71,6 +71,8 @@ pub(super) struct Plan<'a> {
     pub(super) kernel: &'a KernelFiles,
     pub(super) initramfs: &'a Path,
     pub(super) agent: &'a Path,
+    /// More words for its kernel.
+    pub(super) words: &'a str,
     pub(super) results: &'a Path,
     pub(super) port: &'a Path,
     pub(super) cards: &'a [Card],
@@ -116,11 +118,12 @@ impl Plan<'_> {
         };
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
         Ok(format!(
-            "console=ttyS0 quiet panic=-1 lab.host={} lab.number={} lab.modules={} lab.agent={} lab.time={now}",
+            "console=ttyS0 quiet panic=-1 lab.host={} lab.number={} lab.modules={} lab.agent={} lab.time={now} {}",
             self.host,
             self.number,
             word(&self.kernel.modules)?,
             word(self.agent)?,
+            self.words,
         ))
     }
 }

@@ -43,6 +43,8 @@ pub struct Options {
     pub boot: Duration,
     /// A folder that each host `h` sees as `/results`, being `h` in it; without one it goes with the lab.
     pub results: Option<PathBuf>,
+    /// More words for their kernel, such as `tsc=unstable`.
+    pub words: String,
     /// What their serial logs are named after.
     pub name: String,
     /// Whether stderr is told what happens.
@@ -57,6 +59,7 @@ impl Default for Options {
             lifetime: Duration::from_mins(15),
             boot: Duration::from_mins(4),
             results: None,
+            words: String::new(),
             name: "lab".to_owned(),
             talk: false,
         }
@@ -130,6 +133,7 @@ impl Lab {
                 kernel,
                 initramfs: &initramfs,
                 agent,
+                words: &options.words,
                 results: &results,
                 port: &port,
                 cards: &cards,
