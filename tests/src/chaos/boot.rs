@@ -1,8 +1,14 @@
 //! What a guest is: what it boots, and the loads that it runs and checks from its beginning on.
 
 use clap::Args;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Where a guest with a card is.
+pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+/// Where it gives back what comes.
+pub(super) const PORT: u16 = 7;
 
 /// A guest, as both sides of a pair have it.
 #[derive(Args, Clone, Debug)]
@@ -35,6 +41,8 @@ pub struct BootArgs {
 pub struct Boot {
     args: BootArgs,
     loads: Vec<(&'static str, String)>,
+    /// The tap that its card is on.
+    tap: Option<&'static str>,
 }
 
 impl Boot {
@@ -48,7 +56,15 @@ impl Boot {
         if args.disk.is_some() {
             loads.push(("bank", "bank /var/tmp/bank".to_owned()));
         }
-        Self { args, loads }
+        Self { args, loads, tap: None }
+    }
+
+    /// With a network card on `tap`, at which it gives back what comes to [`PORT`].
+    #[must_use]
+    pub(super) fn on(mut self, tap: &'static str) -> Self {
+        self.tap = Some(tap);
+        self.loads.push(("echo", format!("echo {PORT}")));
+        self
     }
 
     pub(super) fn colo_vm(&self) -> &PathBuf {
@@ -57,7 +73,7 @@ impl Boot {
 
     /// The loads that say whether all is well, by the first word of what they say.
     pub(super) fn judges(&self) -> impl Iterator<Item = &'static str> {
-        self.loads.iter().map(|(name, _)| *name).filter(|name| *name != "dirty")
+        self.loads.iter().map(|(name, _)| *name).filter(|name| !matches!(*name, "dirty" | "echo"))
     }
 
     /// All of it as words of `colo-vm`.
@@ -72,6 +88,10 @@ impl Boot {
         if let Some(disk) = &self.args.disk {
             word("disk", format!("path={},format=raw,readonly", disk.display()));
             cmdline += "lab.root=/dev/vda lab.overlay=1 ";
+        }
+        if let Some(tap) = self.tap {
+            word("net", format!("tap={tap}"));
+            cmdline += &format!("lab.ip={GUEST}/24 ");
         }
         word("cmdline", cmdline + &crate::lab::images::run_argument(&self.script()));
         words

@@ -7,6 +7,7 @@
 //!   Node      one colo-vm: its console, its QMP, its process        ◄────────────────────┘
 //!   kills     at random instants one of two is killed; the other goes on, and is one of two again
 //!   level     many checkpoints, then the primary is killed
+//!   Wire      a tap to the guest, and a stream that it has to give back as it was
 //!   restore   saved under load, and again from the file in a new process
 //! ```
 
@@ -17,6 +18,7 @@ mod level;
 mod node;
 mod outside;
 mod restore;
+mod wire;
 
 pub use boot::{Boot, BootArgs};
 pub use kills::{Kills, kills};

@@ -65,10 +65,13 @@ fn in_lab(trial: &Trial, boot: &BootArgs, lifetime: Duration) -> Result<()> {
     let program = std::env::current_exe()?.display().to_string();
     let argv = [program, "here".to_owned()].into_iter().chain(guest_words(boot)).chain(words.iter().cloned());
     let told = trial.name.clone();
+    let mut unfinished = Vec::new();
     let job = Job::new(argv).timeout(lifetime).live(move |_, bytes| {
-        for line in String::from_utf8_lossy(bytes).lines() {
+        unfinished.extend_from_slice(bytes);
+        while let Some(end) = unfinished.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = unfinished.drain(..=end).collect();
             // Nobody may listen.
-            let _ = writeln!(std::io::stderr(), "{told}: {line}");
+            let _ = write!(std::io::stderr(), "{told}: {}", String::from_utf8_lossy(&line));
         }
     });
     let output = lab.a().run(job)?;

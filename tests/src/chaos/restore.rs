@@ -1,8 +1,9 @@
-//! A guest is saved under load, goes on, is killed, and goes on from the file in a new process; from there again.
+//! A guest is saved under load (CPU, memory, a stream over its network card), goes on, is killed, and goes on from the file in a new process; from there again.
 
 use super::boot::Boot;
 use super::node::Node;
 use super::say;
+use super::wire::{Stream, TAP, Wire};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use std::path::Path;
@@ -22,18 +23,30 @@ pub struct Restores {
 /// Saves and restores so often.
 pub fn restores(restores: &Restores, boot: &Boot, dir: &Path) -> Result<()> {
     let begun = Instant::now();
+    let boot = &boot.clone().on(TAP);
+    let _wire = Wire::new()?;
     let mut node = Node::alone(dir, "node0", boot, None)?;
     node.well().context("the guest in its beginning")?;
     say(begun, "the guest works");
     for round in 1..=restores.rounds {
         let file = dir.join("state");
+        let stream = Stream::begin()?;
         node.save(&file).with_context(|| format!("round {round}"))?;
         node.well().with_context(|| format!("round {round}: after it was saved"))?;
+        let bytes =
+            stream.end().with_context(|| format!("round {round}: the stream of a guest that is saved"))?;
         node.kill()?;
         std::thread::sleep(Duration::from_millis(restores.rest));
         node = Node::alone(dir, &format!("node{round}"), boot, Some(&file))?;
         let words = node.well().with_context(|| format!("round {round}: from the file"))?;
-        say(begun, &format!("{round} of {}: saved, and restored: {words:?}", restores.rounds));
+        say(
+            begun,
+            &format!(
+                "{round} of {}: saved, {bytes} bytes echoed meanwhile, and restored: {words:?}",
+                restores.rounds
+            ),
+        );
     }
+    Stream::begin()?.end().context("the last guest's network")?;
     Ok(())
 }
