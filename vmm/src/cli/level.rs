@@ -11,7 +11,7 @@ use crate::checkpoint::output::Unheld;
 use crate::checkpoint::primary::{self, Ahead, Copier, Source};
 use crate::checkpoint::protocol::Patience;
 use crate::checkpoint::protocol::hello::{Answer, Block, Capabilities, Hello, Role as Connection, Side};
-use crate::checkpoint::ram::Blocks;
+use crate::checkpoint::ram::{Blocks, PAGE, Spill, Staged};
 use crate::checkpoint::secondary::{self, OnLoss, Quit, Sink};
 use crate::checkpoint::status::{Board, Role};
 use crate::checkpoint::{Handle, Now, Told};
@@ -36,7 +36,7 @@ pub(super) struct Opened {
 #[derive(Debug)]
 enum Place {
     Primary { peer: Peer, addresses: Vec<SocketAddr> },
-    Secondary { listener: TcpListener },
+    Secondary { listener: TcpListener, spill: Option<Spill> },
 }
 
 impl Opened {
@@ -53,9 +53,10 @@ impl Opened {
             config::Side::Primary { peer, .. } => {
                 Place::Primary { addresses: peer.resolve()?, peer: peer.clone() }
             }
-            config::Side::Secondary { listen, .. } => {
-                Place::Secondary { listener: socket::listen(listen.address())? }
-            }
+            config::Side::Secondary { listen, spill, .. } => Place::Secondary {
+                listener: socket::listen(listen.address())?,
+                spill: spill.as_deref().map(Spill::new).transpose()?,
+            },
         };
         Ok(Self { place, tls })
     }
@@ -93,9 +94,11 @@ impl Working {
         let sandbox = machine.sandbox();
         let thread = match place {
             Place::Primary { peer, addresses } => {
+                // A tenth: with what is written until it is seen the secondary stays below its eighth.
+                let most = blocks.bytes() / PAGE as u64 / 10;
                 let source = Source::new(primary::Parts {
                     freezer: machine.freezer(),
-                    copier: Copier::new(tracker, &ram, &blocks)?,
+                    copier: Copier::new(tracker, &ram, &blocks, colo.packing.into())?,
                     ram,
                     blocks,
                     packing: colo.packing.into(),
@@ -115,13 +118,15 @@ impl Working {
                         Background::Off => Ahead::Off,
                         Background::On | Background::Auto => Ahead::Auto,
                     },
+                    most,
                     again: true,
                 };
                 primary::start(settings, source, orders, board, told, &sandbox)?
             }
-            Place::Secondary { listener } => {
+            Place::Secondary { listener, spill } => {
+                let staged = Staged::new(blocks, spill)?;
                 let sink =
-                    Sink::new(machine.freezer(), ram, blocks, tracker, colo.mode.into(), board.clone())?;
+                    Sink::new(machine.freezer(), ram, staged, tracker, colo.mode.into(), board.clone());
                 let control = machine.control();
                 let on_loss = match colo.side {
                     config::Side::Secondary { takes_over: true, .. } => OnLoss::TakeOver,

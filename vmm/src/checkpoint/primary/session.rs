@@ -14,7 +14,7 @@ use crate::checkpoint::package;
 use crate::checkpoint::protocol::primary::{Level, Syncing};
 use crate::checkpoint::protocol::{Buffer, Channel, Error as ProtocolError};
 use crate::checkpoint::ram::pack::{Packer, Packing};
-use crate::checkpoint::ram::{Blocks, PAGE};
+use crate::checkpoint::ram::{Blocks, Capture, PAGE};
 use crate::checkpoint::status::{Board, Cause, Epoch, Phase, Stood, Sync};
 use crate::control::ControlError;
 use crate::dirty::pages::RangesError;
@@ -25,8 +25,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// The pages of a piece that is sent while the guest runs: 4 MiB.
-const PIECE: usize = 1024;
 /// So few dirty pages are left to the first checkpoint.
 const FEW: u64 = 512;
 /// The guest writes as fast as the link takes it: more rounds do not help.
@@ -117,11 +115,11 @@ impl Source {
             before = if sync.round == 0 { u64::MAX } else { sync.left };
             sync.round += 1;
             let (packer, blocks, board) = (&mut self.packer, &self.blocks, &self.board);
-            copier.ahead(&self.ram, PIECE, |capture| {
-                let (piece, _) = packer.pack_first(blocks, capture.piece());
+            copier.ahead(&self.ram, |piece, pages| {
+                let (piece, _) = packer.pack_first(blocks, piece);
                 link.ram(&[IoSlice::new(piece)])?;
-                sync.sent += capture.pages() as u64;
-                sync.left = sync.left.saturating_sub(capture.pages() as u64);
+                sync.sent += pages;
+                sync.left = sync.left.saturating_sub(pages);
                 board.write(|status| {
                     status.sync = sync;
                     status.bytes += piece.len() as u64;
@@ -135,16 +133,22 @@ impl Source {
         Ok(level)
     }
 
-    /// Sends dirty pages while the guest runs, so that the next checkpoint has fewer; at most `most`. Says how
-    /// long that took.
-    pub fn ahead<C: Channel>(&mut self, link: &mut Level<C>, most: u64) -> Result<Duration, SessionError> {
+    /// How many pages the next checkpoint has to bring, those that were sent ahead included, as far as this side
+    /// knows.
+    pub fn waiting(&mut self) -> Result<u64, SessionError> {
+        let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
+        Ok(copier.look().map_err(CutError::from)? + copier.ahead.count())
+    }
+
+    /// Sends the pages that were found dirty just now while the guest runs, so that the next checkpoint has fewer.
+    /// Says how long that took.
+    pub fn ahead<C: Channel>(&mut self, link: &mut Level<C>) -> Result<Duration, SessionError> {
         let begun = Instant::now();
         let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
-        let dirty = copier.look().map_err(CutError::from)?;
-        if dirty > FEW && copier.ahead.count() + dirty <= most {
+        if copier.found() > FEW {
             let (packer, blocks, board) = (&mut self.packer, &self.blocks, &self.board);
-            copier.ahead(&self.ram, PIECE, |capture| {
-                let (piece, _) = packer.pack(blocks, capture.piece(), None, |_| false);
+            copier.ahead(&self.ram, |piece, _| {
+                let (piece, _) = packer.pack_alone(blocks, piece);
                 link.ram(&[IoSlice::new(piece)])?;
                 board.write(|status| status.bytes += piece.len() as u64);
                 Ok::<_, SessionError>(())
@@ -173,7 +177,7 @@ impl Source {
         cause: Cause,
         epoch: u64,
     ) -> Result<Level<C>, SessionError> {
-        let link = link.request()?.reply(&mut self.ranges)?;
+        let mut link = link.request()?.reply(&mut self.ranges)?;
         let (cut, stood) = self.cut(epoch)?;
         let begun = Instant::now();
         let package = package::write(&cut.state)?;
@@ -184,10 +188,20 @@ impl Source {
             let page = address / PAGE as u64;
             theirs.contains(page) || ahead.contains(page)
         };
-        let (piece, _) = self.packer.pack(&self.blocks, now.piece(), Some(before.piece()), foreign);
-        let ram_bytes = piece.len() as u64;
-        let link = link.pages(&[IoSlice::new(piece)])?.package(&[IoSlice::new(&package)])?;
-        let link = link.received()?;
+        let mut base = before.into_iter().flat_map(Capture::all).peekable();
+        let mut pieces = now.pieces().peekable();
+        let mut ram_bytes = 0;
+        let link = loop {
+            let piece = pieces.next().unwrap_or_default();
+            let (piece, _) = self.packer.pack(&self.blocks, piece, &mut base, foreign);
+            ram_bytes += piece.len() as u64;
+            if pieces.peek().is_none() {
+                break link.pages(&[IoSlice::new(piece)])?;
+            }
+            link.ram(&[IoSlice::new(piece)])?;
+        };
+        drop((base, pieces));
+        let link = link.package(&[IoSlice::new(&package)])?.received()?;
         let received = Instant::now();
         self.output.received(epoch);
         let link = link.loaded()?;

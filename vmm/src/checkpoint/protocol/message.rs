@@ -22,7 +22,7 @@ pub enum Code {
     CheckpointRequest = 1,
     /// Secondary: its guest stands; these ranges its guest has dirtied.
     CheckpointReply = 2,
-    /// Primary: the pages of the epoch that it has not sent before.
+    /// Primary: the last of the epoch's pages that it has not sent before.
     VmstateSend = 3,
     /// Primary: the device state, as one package. The length is its size.
     VmstateSize = 4,
@@ -30,7 +30,7 @@ pub enum Code {
     VmstateReceived = 5,
     /// Secondary: it is level with the primary.
     VmstateLoaded = 6,
-    /// Primary: pages, while its guest runs.
+    /// Primary: pages, in the first sync, ahead of a checkpoint, and of one.
     Ram = 16,
     /// Primary: with this every page has been sent once.
     Synced = 17,
@@ -131,8 +131,6 @@ pub struct Limits {
     pub piece: u64,
     /// The ranges of a reply.
     pub reply: u64,
-    /// The pages of an epoch.
-    pub pages: u64,
     /// The package of device state.
     pub package: u64,
 }
@@ -142,33 +140,24 @@ impl Limits {
     pub const PIECE: u64 = 16 << 20;
     /// The most of a package; QEMU's own limit of what `MIG_CMD_PACKAGED` holds.
     pub const PACKAGE: u64 = 1 << 24;
-    /// The bytes of a RAM record besides its page: flags and offset, and a block's name of any length.
-    const RECORD: u64 = 8 + 1 + 255;
     /// The bytes of a range: a block, where it begins, how long it is.
     const RANGE: u64 = 24;
     const PAGE: u64 = 4096;
 
-    /// What a guest with these blocks needs at worst: every page once, each with its block's name; every other
-    /// page a range of its own.
+    /// What a guest with these blocks needs at worst: every other page a range of its own. Of its pages there are as
+    /// many pieces as it takes.
     pub fn of(blocks: &[Block]) -> Self {
         let pages =
             blocks.iter().fold(0u64, |sum, block| sum.saturating_add(block.size.div_ceil(Self::PAGE)));
         let ranges = (pages / 2).saturating_add(blocks.len() as u64).saturating_add(1);
-        let end_of_section = 8;
-        Self {
-            piece: Self::PIECE,
-            reply: ranges.saturating_mul(Self::RANGE),
-            pages: pages.saturating_mul(Self::RECORD + Self::PAGE).saturating_add(end_of_section),
-            package: Self::PACKAGE,
-        }
+        Self { piece: Self::PIECE, reply: ranges.saturating_mul(Self::RANGE), package: Self::PACKAGE }
     }
 
     /// The most that may follow this code.
     pub const fn max(&self, code: Code) -> u64 {
         match code {
-            Code::Ram => self.piece,
+            Code::Ram | Code::VmstateSend => self.piece,
             Code::CheckpointReply => self.reply,
-            Code::VmstateSend => self.pages,
             Code::VmstateSize => self.package,
             Code::CheckpointReady
             | Code::CheckpointRequest
@@ -217,9 +206,10 @@ mod tests {
     fn a_guest_of_any_size_has_limits() {
         let block = |size| Block { name: "pc.ram".parse().unwrap(), size };
         let limits = Limits::of(&[block(4096)]);
-        // A page with its block's name, and the end of the section.
-        assert_eq!(limits.pages, 8 + 1 + 255 + 4096 + 8);
-        assert_eq!(Limits::of(&[block(u64::MAX), block(u64::MAX)]).max(Code::VmstateSend), u64::MAX);
+        // One range at most, and one in case.
+        assert_eq!(limits.reply, 2 * 24);
+        assert_eq!(Limits::of(&[block(u64::MAX), block(u64::MAX)]).reply, ((1 << 52) + 3) * 24);
+        assert_eq!(limits.max(Code::VmstateSend), Limits::PIECE);
     }
 
     proptest! {

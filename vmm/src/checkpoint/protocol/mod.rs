@@ -10,7 +10,7 @@
 //!   │ checkpoint-request ────────────────────────► (COLO: stops its guest)
 //!   │       ◄──────────────────────── checkpoint-reply (what its guest has dirtied)
 //!   │ (pause, copy, go on)
-//!   │ vmstate-send (pages), vmstate-size (device state) ───────►
+//!   │ ram … ram, vmstate-send (pages), vmstate-size (state) ───►
 //!   │       ◄──────────────────────── vmstate-received          held output may go
 //!   │       ◄──────────────────────── vmstate-loaded            level
 //!   └─ n := n + 1            … or: ended ───────►               the guest has ended

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   Syncing ─next─► Synced ─ready─► Level ─next─► Requested ─reply─► Replied ─pages─► PagesSent
-//!    ▲ │ ram                        ▲ ▲ │ ram                        (waits)           │ package (waits)
-//!    └─┘                (epoch + 1) │ └─┘                                              ▼
+//!    ▲ │ ram                        ▲ ▲ │ ram                        ▲ │ ram           │ package (waits)
+//!    └─┘                (epoch + 1) │ └─┘                            └─┘               ▼
 //!                                   └───────loaded── Received ◄─────received── Shipped ◄─┘
 //! ```
 //!
@@ -69,6 +69,15 @@ pub enum Next<C> {
     Ended,
 }
 
+/// What came of a checkpoint's pages.
+#[derive(Debug)]
+pub enum Pages<C> {
+    /// A piece of RAM records, which the buffer has; more follow.
+    More(Replied<C>),
+    /// The last piece, which the buffer has.
+    All(PagesSent<C>),
+}
+
 impl<C: Channel> Syncing<C> {
     /// Begins after the hellos.
     pub fn new(channel: C, limits: Limits, patience: Patience) -> Self {
@@ -129,11 +138,15 @@ impl<C: Channel> Requested<C> {
 }
 
 impl<C: Channel> Replied<C> {
-    /// Waits for the RAM records of the epoch that were not sent ahead.
-    pub fn pages(mut self, records: &mut Buffer) -> Result<PagesSent<C>, Error> {
-        let due = Due { wanted: &[Code::VmstateSend], phase: Phase::Replied, idle: false };
-        self.0.receive(due, records)?;
-        Ok(PagesSent(self.0))
+    /// Waits for RAM records of the epoch that were not sent ahead.
+    pub fn pages(mut self, records: &mut Buffer) -> Result<Pages<C>, Error> {
+        const WANTED: &[Code] = &[Code::Ram, Code::VmstateSend];
+        let due = Due { wanted: WANTED, phase: Phase::Replied, idle: false };
+        match self.0.receive(due, records)? {
+            Code::Ram => Ok(Pages::More(self)),
+            // Nothing else is wanted.
+            _ => Ok(Pages::All(PagesSent(self.0))),
+        }
     }
 }
 

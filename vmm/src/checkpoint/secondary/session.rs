@@ -11,10 +11,12 @@
 //! ```
 
 use crate::checkpoint::package;
-use crate::checkpoint::protocol::secondary::{FirstSync, Level, Next, Received, Requested, Shipped, Syncing};
+use crate::checkpoint::protocol::secondary::{
+    FirstSync, Level, Next, Pages as Brought, Received, Requested, Shipped, Syncing,
+};
 use crate::checkpoint::protocol::{Buffer, Channel, Error as ProtocolError};
-use crate::checkpoint::ram::staged::StageError;
-use crate::checkpoint::ram::{Blocks, PAGE, Staged};
+use crate::checkpoint::ram::Staged;
+use crate::checkpoint::ram::staged::{ApplyError, StageError};
 use crate::checkpoint::status::{Board, Cause, Epoch, Mode, Phase, Stood};
 use crate::control::ControlError;
 use crate::dirty::{DirtyError, PageSet, Tracker};
@@ -24,7 +26,6 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use vm_memory::GuestMemoryError;
 
 /// A session that cannot go on. The guest is what the last complete checkpoint made it, and what it ran since.
 #[derive(Debug, Error)]
@@ -44,9 +45,9 @@ pub enum SessionError {
     /// Nobody knows what the guest wrote.
     #[error(transparent)]
     Dirty(#[from] DirtyError),
-    /// Pages cannot be copied, which only a bug does.
-    #[error("cannot put pages into the guest's memory: {0}")]
-    Copy(#[from] GuestMemoryError),
+    /// Pages cannot be put into memory: the guest is no whole one any more.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// The guest has ended.
     #[error(transparent)]
     Guest(#[from] ControlError),
@@ -135,16 +136,16 @@ impl Sink {
     pub fn new(
         freezer: Freezer,
         ram: Arc<GuestRam>,
-        blocks: Arc<Blocks>,
+        staged: Staged,
         tracker: Box<dyn Tracker>,
         mode: Mode,
         board: Arc<Board>,
-    ) -> std::io::Result<Self> {
-        let of = blocks.bytes() / PAGE as u64;
+    ) -> Self {
         let (mine, late) = (PageSet::new(&ram), PageSet::new(&ram));
-        let pages = Some(Box::new(Pages { staged: Staged::new(blocks)?, tracker, mine, late }));
+        let of = mine.capacity();
+        let pages = Some(Box::new(Pages { staged, tracker, mine, late }));
         let (package, ranges) = (Buffer::new(), Vec::new());
-        Ok(Self {
+        Self {
             freezer,
             ram,
             mode,
@@ -157,7 +158,7 @@ impl Sink {
             level: false,
             held: false,
             of,
-        })
+        }
     }
 
     /// Whether it could take over.
@@ -223,10 +224,19 @@ impl Sink {
         let begun = Instant::now();
         let stopped = self.stand()?;
         let link = link.reply(&[IoSlice::new(&self.ranges)])?;
-        let mut piece = self.pages()?.staged.buffer();
-        let link = link.pages(&mut piece)?;
-        let ram_bytes = piece.bytes().len() as u64;
-        let brought = self.pages()?.staged.accept(piece)? as u64;
+        let (mut ram_bytes, mut brought) = (0, 0);
+        let mut replied = link;
+        let link = loop {
+            let staged = &mut self.pages()?.staged;
+            let mut piece = staged.buffer();
+            let got = replied.pages(&mut piece)?;
+            ram_bytes += piece.bytes().len() as u64;
+            brought += staged.accept(piece)? as u64;
+            match got {
+                Brought::More(more) => replied = more,
+                Brought::All(all) => break all,
+            }
+        };
         let shipped = link.package(&mut self.package)?;
         let transfer = begun.elapsed().saturating_sub(stopped);
         let (received, state) = self.load(shipped)?;

@@ -11,6 +11,7 @@ use super::*;
 use crate::checkpoint::protocol::hello::Block;
 use crate::checkpoint::protocol::{Code, Header, Limits, Patience};
 use crate::checkpoint::ram::records::{CONTINUE, DELTA, EOS, LZ4, PLAIN, ZERO};
+use crate::checkpoint::ram::{Blocks, PAGE};
 use crate::checkpoint::status::Role;
 use crate::control::Control;
 use crate::dirty;
@@ -174,7 +175,8 @@ impl Secondary {
         let blocks = Arc::new(Blocks::of(&ram));
         let limits = Limits::of(&[Block { name: "pc.ram".parse().unwrap(), size: blocks.bytes() }]);
         let board = Arc::new(Board::new(Role::Secondary, mode, Duration::ZERO));
-        let sink = Sink::new(freezer.clone(), ram, blocks, tracker, mode, board).unwrap();
+        let staged = Staged::new(blocks, None).unwrap();
+        let sink = Sink::new(freezer.clone(), ram, staged, tracker, mode, board);
         Self { sink, limits, freezer, control, thread }
     }
 
