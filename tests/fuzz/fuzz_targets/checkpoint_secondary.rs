@@ -14,7 +14,7 @@ fn session(peer: &mut Peer<'_>, completed: &mut u64) -> Result<(), Error> {
     let mut level = loop {
         match syncing.next(&mut buffer)? {
             FirstSync::Ram(more) => syncing = more,
-            FirstSync::Synced(synced) => break synced.ready()?,
+            FirstSync::Synced(synced) | FirstSync::Resume(synced) => break synced.ready()?,
             FirstSync::Ended => return Ok(()),
         }
     };

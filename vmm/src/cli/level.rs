@@ -10,7 +10,9 @@ use crate::checkpoint::orders::Orders;
 use crate::checkpoint::output::Unheld;
 use crate::checkpoint::primary::{self, Ahead, Copier, Source};
 use crate::checkpoint::protocol::Patience;
-use crate::checkpoint::protocol::hello::{Answer, Block, Capabilities, Hello, Role as Connection, Side};
+use crate::checkpoint::protocol::hello::{
+    Answer, Block, Capabilities, Held, Hello, Role as Connection, Side,
+};
 use crate::checkpoint::ram::{Blocks, PAGE, Spill, Staged};
 use crate::checkpoint::secondary::{self, OnLoss, Quit, Sink};
 use crate::checkpoint::status::{Board, Role};
@@ -127,6 +129,7 @@ impl Working {
                 let staged = Staged::new(blocks, spill)?;
                 let sink =
                     Sink::new(machine.freezer(), ram, staged, tracker, colo.mode.into(), board.clone());
+                let holding = sink.holding();
                 let control = machine.control();
                 let on_loss = match colo.side {
                     config::Side::Secondary { takes_over: true, .. } => OnLoss::TakeOver,
@@ -136,7 +139,7 @@ impl Working {
                     settings: secondary::Settings { patience, rhythm, on_loss },
                     sink,
                     listener,
-                    terms: Terms::new(hello, tls),
+                    terms: Terms::new(hello, holding, tls),
                     orders,
                     board,
                     told,
@@ -176,6 +179,7 @@ fn hello(colo: &Colo, blocks: &Blocks) -> Result<Hello, Failure> {
         capabilities: Capabilities::LZ4.with(Capabilities::XOR),
         generation: 1,
         session: 0,
+        held: Held::default(),
         vm: colo.vm_id.clone(),
         blocks: blocks.iter().map(block).collect::<Result<_, _>>()?,
     })

@@ -13,7 +13,7 @@ use colo_vmm::checkpoint::output::Unheld;
 use colo_vmm::checkpoint::primary::{self, Ahead, Copier, Source};
 use colo_vmm::checkpoint::protocol::Patience;
 use colo_vmm::checkpoint::protocol::hello::{
-    Answer, Block, Capabilities, Hello, Mode, Role as Connection, Side,
+    Answer, Block, Capabilities, Held, Hello, Mode, Role as Connection, Side,
 };
 use colo_vmm::checkpoint::ram::pack::Packing;
 use colo_vmm::checkpoint::ram::{Blocks, Spill, Staged};
@@ -95,6 +95,7 @@ fn hello(side: Side, blocks: &Blocks) -> Result<Hello> {
         capabilities: Capabilities::LZ4.with(Capabilities::XOR),
         generation: 1,
         session: 0,
+        held: Held::default(),
         vm: "bench".parse()?,
         blocks: blocks.iter().map(block).collect::<Result<_>>()?,
     })
@@ -112,11 +113,11 @@ pub fn follow() -> Result<()> {
     let blocks = Arc::new(Blocks::of(&ram));
     let board = Arc::new(Board::new(Role::Secondary, Mode::Periodic, Duration::ZERO));
     let (orders, _post) = Orders::new();
-    let terms = Terms::new(hello(Side::Secondary, &blocks)?, None);
-    let tracker = dirty::choose(&vm)?;
+    let (tracker, hello) = (dirty::choose(&vm)?, hello(Side::Secondary, &blocks)?);
     let spill = std::env::args_os().nth(2).map(|directory| Spill::new(directory.as_ref())).transpose()?;
     let staged = Staged::new(blocks, spill)?;
     let sink = Sink::new(machine.freezer(), ram, staged, tracker, Mode::Periodic, board.clone());
+    let terms = Terms::new(hello, sink.holding(), None);
     let listener = socket::listen(([127, 0, 0, 1], 0).into())?;
     writeln!(io::stdout(), "{}", listener.local_addr()?)?;
     let (control, at_end) = (machine.control(), machine.control());

@@ -54,6 +54,8 @@ pub struct Copier {
     send: PageSet,
     /// What was sent since the last checkpoint, before the next.
     pub(super) ahead: PageSet,
+    /// What was made clean since the last checkpoint of which it is known that the secondary has it.
+    since: PageSet,
     capture: Capture,
     /// The copy of the last checkpoint, which the secondary has loaded, if differences to it are sent.
     before: Option<Capture>,
@@ -75,6 +77,7 @@ impl Copier {
             theirs: set(),
             send: set(),
             ahead: set(),
+            since: set(),
             capture: capture()?,
             before: (packing == Packing::Delta).then(capture).transpose()?,
         })
@@ -84,7 +87,23 @@ impl Copier {
     pub fn start(&mut self) -> Result<(), DirtyError> {
         self.forget();
         self.ahead.clear();
+        self.since.clear();
         self.tracker.start()
+    }
+
+    /// What was sent since the last checkpoint that is known to be complete came to nothing: those pages are dirty
+    /// again. Writes were noted all the time.
+    pub fn resume(&mut self) {
+        self.forget();
+        self.ahead.clear();
+        self.tracker.redirty(&self.since);
+        self.since.clear();
+    }
+
+    /// All pages have been sent once; from here on the next checkpoint is what counts.
+    pub fn synced(&mut self) {
+        self.ahead.clear();
+        self.since.clear();
     }
 
     /// The copy before is nothing to compare with.
@@ -119,6 +138,7 @@ impl Copier {
         ram: &GuestRam,
         mut send: impl FnMut(&[u8], u64) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.since.union(&self.dirty);
         // Clean before they are copied: what is written meanwhile is dirty again.
         self.tracker.rearm(&self.dirty).map_err(CutError::from)?;
         self.ahead.union(&self.dirty);
@@ -153,8 +173,8 @@ impl Copier {
         }
         self.capture.end();
         let copied = Instant::now();
-        // From here on the copy has to reach the secondary, or all is lost for this session: a new one begins
-        // with all pages.
+        // From here on the copy has to reach the secondary, or these are dirty again.
+        self.since.union(&self.dirty);
         self.tracker.rearm(&self.dirty)?;
         let clean = Instant::now();
         Ok(Cut {
@@ -182,6 +202,7 @@ impl Copier {
             std::mem::swap(&mut self.capture, before);
         }
         self.ahead.clear();
+        self.since.clear();
         self.theirs.clear();
         // What was copied now is likely to be what is copied the next time.
         self.capture.begin();

@@ -169,17 +169,16 @@ impl Primary {
     /// A session, and what is to be known of its end.
     fn protect(&mut self, stream: Stream, agreed: &Agreed, heart: Heartbeat) -> Option<Fate> {
         let peer = stream.peer().map(|peer| peer.to_string());
-        tracing::info!(peer, "the secondary is there; all memory is sent to it");
+        tracing::info!(peer, "the secondary is there");
         self.board.write(|status| {
             status.phase = Phase::Syncing;
             status.peer = peer;
             status.sessions += 1;
             status.error = None;
             status.sync = super::status::Sync::default();
-            status.epoch = 0;
         });
         let missed = heart.beats().clone();
-        let over = self.session(Syncing::new(stream, agreed.limits, self.settings.patience));
+        let over = self.session(Syncing::new(stream, agreed.limits, self.settings.patience), agreed);
         self.orders.uninterruptible();
         self.board.write(|status| status.missed_beats += missed.missed());
         match over {
@@ -214,14 +213,19 @@ impl Primary {
                     status.error = Some(text);
                 });
                 self.told.exit(Reason::Error);
-                self.source.alone();
+                // If it is the link that failed the secondary may be back, and hold what it had: writes are still
+                // noted, which costs the guest one fault for each page.
+                let link = matches!(over, Over::Lost(_) | Over::Session(SessionError::Protocol(_)));
+                if !link || !self.settings.again {
+                    self.source.alone();
+                }
                 None
             }
         }
     }
 
-    fn session(&mut self, link: Syncing<Stream>) -> Result<Fate, Over> {
-        let mut level = self.source.sync(link)?;
+    fn session(&mut self, link: Syncing<Stream>, agreed: &Agreed) -> Result<Fate, Over> {
+        let mut level = self.source.begin(link, agreed.session, agreed.held)?;
         let mut merge = Merge::new(level.epoch());
         merge.trigger(Cause::Start, level.epoch());
         let mut due = Instant::now() + self.settings.delay;

@@ -1,7 +1,9 @@
 //! A session of the primary: from the first page to the last checkpoint.
 //!
 //! ```text
-//!   sync: rounds of dirty pages while the guest runs, until few are left
+//!   begin: the secondary holds a checkpoint that is known here, and what has changed since is not too much?
+//!     ├ no ─► sync: rounds of dirty pages while the guest runs, until few are left
+//!     └ yes ► resume: the same, of pages that have changed since
 //!     └► level ── trigger ──► checkpoint: request, reply, cut (the guest stands), pages, package, received, loaded
 //!          ▲ │ nothing to do: pages ahead                                                              │
 //!          └─┴─────────────────────────────────────────────────────────────────────────────────────────┘
@@ -11,6 +13,7 @@ use super::cut::{Copier, Cut, CutError, work};
 use crate::checkpoint::Now;
 use crate::checkpoint::output::Output;
 use crate::checkpoint::package;
+use crate::checkpoint::protocol::hello::Held;
 use crate::checkpoint::protocol::primary::{Level, Syncing};
 use crate::checkpoint::protocol::{Buffer, Channel, Error as ProtocolError};
 use crate::checkpoint::ram::pack::{Packer, Packing};
@@ -87,6 +90,25 @@ pub struct Source {
     board: Arc<Board>,
     output: Arc<dyn Output>,
     now: Now,
+    session: u64,
+    known: Known,
+}
+
+/// The checkpoints that a secondary may hold, each as its session and epoch. All that was made clean since the first
+/// of them is remembered.
+#[derive(Debug, Default)]
+struct Known {
+    /// It has said so.
+    loaded: Option<(u64, u64)>,
+    /// All of it was sent, perhaps; the link failed before it could say so.
+    sent: Option<(u64, u64)>,
+}
+
+impl Known {
+    fn has(&self, held: Held) -> bool {
+        let held = (held.session, held.epoch);
+        held.1 > 0 && [self.loaded, self.sent].contains(&Some(held))
+    }
 }
 
 impl Source {
@@ -94,11 +116,73 @@ impl Source {
     pub fn new(parts: Parts) -> Self {
         let Parts { freezer, copier, ram, blocks, packing, board, output, now } = parts;
         let (copier, packer, ranges) = (Some(Box::new(copier)), Packer::new(packing), Buffer::new());
-        Self { freezer, ram, blocks, copier, packer, ranges, board, output, now }
+        let (session, known) = (0, Known::default());
+        Self { freezer, ram, blocks, copier, packer, ranges, board, output, now, session, known }
+    }
+
+    /// Begins a session of this number with a secondary that holds this.
+    pub fn begin<C: Channel>(
+        &mut self,
+        link: Syncing<C>,
+        session: u64,
+        held: Held,
+    ) -> Result<Level<C>, SessionError> {
+        self.session = session;
+        if self.known.has(held) {
+            let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
+            copier.resume();
+            let changed = copier.look().map_err(CutError::from)?;
+            if changed <= held.room {
+                tracing::info!(changed, "the secondary holds a checkpoint; what has changed since is sent");
+                return self.resume(link, held);
+            }
+            tracing::info!(
+                changed,
+                room = held.room,
+                "the secondary holds a checkpoint, but too much has changed"
+            );
+        }
+        self.sync(link)
+    }
+
+    /// Sends what has changed since a checkpoint that the secondary holds. It can go on from that until the next is
+    /// complete.
+    fn resume<C: Channel>(&mut self, link: Syncing<C>, held: Held) -> Result<Level<C>, SessionError> {
+        self.known = Known { loaded: Some((held.session, held.epoch)), sent: None };
+        let mut level = link.resume()?.ready()?;
+        self.now.set(level.epoch());
+        self.board.write(|status| status.phase = Phase::Level);
+        let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
+        let mut sync = Sync { of: self.blocks.bytes() / PAGE as u64, incremental: true, ..Sync::default() };
+        let mut before = u64::MAX;
+        loop {
+            sync.left = copier.look().map_err(CutError::from)?;
+            self.board.write(|status| status.sync = sync);
+            let more = sync.left > FEW && sync.left < before && sync.sent + sync.left <= held.room;
+            if !more || sync.round >= ROUNDS {
+                return Ok(level);
+            }
+            before = sync.left;
+            sync.round += 1;
+            let (packer, blocks, board) = (&mut self.packer, &self.blocks, &self.board);
+            copier.ahead(&self.ram, |piece, pages| {
+                let (piece, _) = packer.pack_alone(blocks, piece);
+                level.ram(&[IoSlice::new(piece)])?;
+                sync.sent += pages;
+                sync.left = sync.left.saturating_sub(pages);
+                board.write(|status| {
+                    status.sync = sync;
+                    status.bytes += piece.len() as u64;
+                });
+                Ok::<_, SessionError>(())
+            })?;
+        }
     }
 
     /// Sends all memory while the guest runs, until little of it changes meanwhile.
-    pub fn sync<C: Channel>(&mut self, mut link: Syncing<C>) -> Result<Level<C>, SessionError> {
+    fn sync<C: Channel>(&mut self, mut link: Syncing<C>) -> Result<Level<C>, SessionError> {
+        self.known = Known::default();
+        self.board.write(|status| status.epoch = 0);
         let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
         copier.start().map_err(CutError::from)?;
         let of = self.blocks.bytes() / PAGE as u64;
@@ -127,7 +211,7 @@ impl Source {
                 Ok::<_, SessionError>(())
             })?;
         }
-        copier.ahead.clear();
+        copier.synced();
         let level = link.synced()?.ready()?;
         self.now.set(level.epoch());
         Ok(level)
@@ -181,6 +265,7 @@ impl Source {
         let (cut, stood) = self.cut(epoch)?;
         let begun = Instant::now();
         let package = package::write(&cut.state)?;
+        self.known.sent = Some((self.session, epoch));
         let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
         let (now, before) = copier.copies();
         let (theirs, ahead) = (&copier.theirs, &copier.ahead);
@@ -206,6 +291,7 @@ impl Source {
         self.output.received(epoch);
         let link = link.loaded()?;
         self.output.loaded(epoch);
+        self.known = Known { loaded: self.known.sent, sent: None };
         let ahead = copier.ahead.count();
         copier.loaded();
         let epoch = Epoch {
@@ -251,6 +337,7 @@ impl Source {
 
     /// The guest is followed by nobody any more: writing costs it nothing.
     pub fn alone(&mut self) {
+        self.known = Known::default();
         if let Some(Err(error)) = self.copier.as_mut().map(|copier| copier.stop()) {
             tracing::warn!(%error, "the guest's writes are still noted, which slows it down");
         }

@@ -37,11 +37,13 @@ pub enum Code {
     /// Primary: its guest has ended by itself, and nobody is to go on in its place. Without it a guest that was
     /// shut down could not be told from a host that died.
     Ended = 18,
+    /// Primary: not all memory comes again; it goes on from the checkpoint that the secondary said it holds.
+    Resume = 19,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::CheckpointReady,
         Self::CheckpointRequest,
         Self::CheckpointReply,
@@ -52,6 +54,7 @@ impl Code {
         Self::Ram,
         Self::Synced,
         Self::Ended,
+        Self::Resume,
     ];
 
     /// The one with this number. The number is unsigned from the wire to here: none is "negative".
@@ -77,6 +80,7 @@ impl Code {
             Self::Ram => "ram",
             Self::Synced => "synced",
             Self::Ended => "ended",
+            Self::Resume => "resume",
         }
     }
 }
@@ -164,7 +168,8 @@ impl Limits {
             | Code::VmstateReceived
             | Code::VmstateLoaded
             | Code::Synced
-            | Code::Ended => 0,
+            | Code::Ended
+            | Code::Resume => 0,
         }
     }
 }
@@ -190,14 +195,14 @@ mod tests {
             ]
         );
         assert_eq!(
-            (16..19).filter_map(Code::from_number).map(Code::name).collect::<Vec<_>>(),
-            ["ram", "synced", "ended"]
+            (16..20).filter_map(Code::from_number).map(Code::name).collect::<Vec<_>>(),
+            ["ram", "synced", "ended", "resume"]
         );
     }
 
     #[test]
     fn every_other_number_is_none_however_it_is_signed() {
-        for number in [7, 15, 19, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
+        for number in [7, 15, 20, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
             assert_eq!(Code::from_number(number), None, "{number:#x}");
         }
     }

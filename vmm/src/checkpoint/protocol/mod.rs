@@ -4,7 +4,8 @@
 //!   primary                                   secondary
 //!     hello ─────────────────────────────────────► compares
 //!     compares ◄───────────────────────────────── hello
-//!     ram … ram, synced ─────────────────────────►             the first sync: epoch 0
+//!     ram … ram, synced ─────────────────────────►             the first sync: epoch 0; or
+//!     resume ────────────────────────────────────►             go on from what the secondary's hello says it holds
 //!           ◄──────────────────────── checkpoint-ready
 //!   ┌► ram … ram (background) ───────────────────► staged       epoch n = 1, 2, …
 //!   │ checkpoint-request ────────────────────────► (COLO: stops its guest)

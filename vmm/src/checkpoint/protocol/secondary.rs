@@ -54,6 +54,8 @@ pub enum FirstSync<C> {
     Ram(Syncing<C>),
     /// There are no more.
     Synced(Synced<C>),
+    /// What is held is gone on from.
+    Resume(Synced<C>),
     /// The primary's guest has ended; nobody is to go on.
     Ended,
 }
@@ -86,10 +88,11 @@ impl<C: Channel> Syncing<C> {
 
     /// Waits for what comes next.
     pub fn next(mut self, records: &mut Buffer) -> Result<FirstSync<C>, Error> {
-        const WANTED: &[Code] = &[Code::Ram, Code::Synced, Code::Ended];
+        const WANTED: &[Code] = &[Code::Ram, Code::Synced, Code::Ended, Code::Resume];
         let due = Due { wanted: WANTED, phase: Phase::FirstSync, idle: true };
         match self.0.receive(due, records)? {
             Code::Synced => Ok(FirstSync::Synced(Synced(self.0))),
+            Code::Resume => Ok(FirstSync::Resume(Synced(self.0))),
             Code::Ended => Ok(FirstSync::Ended),
             // Nothing else is wanted.
             _ => Ok(FirstSync::Ram(self)),

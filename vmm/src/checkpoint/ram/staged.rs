@@ -119,6 +119,11 @@ impl Staged {
         })
     }
 
+    /// How many pages may wait without the bound being passed, whatever they hold.
+    pub fn room(&self) -> usize {
+        if self.spill.is_some() { self.most_pages / 2 } else { self.bound / records::RECORD }
+    }
+
     /// How many pages wait.
     pub fn pages(&self) -> usize {
         self.pages

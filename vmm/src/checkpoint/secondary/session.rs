@@ -1,7 +1,7 @@
 //! A session of the secondary: it becomes, again and again, what the primary was.
 //!
 //! ```text
-//!   sync: pages go straight into memory        (no guest runs yet)
+//!   sync: pages go straight into memory        (no guest runs yet), or resume: what is held is good
 //!     └► level ── pages ahead: staged
 //!          ▲ └─── request: the guest stands, what it wrote is told ─► pages, package: staged, all of it read
 //!          │                                                            │ the peer is lost: as if nothing had come
@@ -10,7 +10,9 @@
 //!          └──── the guest goes on ◄─ pages copied ◄─┴─ received: from here on nothing can prevent it
 //! ```
 
+use crate::checkpoint::Holding;
 use crate::checkpoint::package;
+use crate::checkpoint::protocol::hello::Held;
 use crate::checkpoint::protocol::secondary::{
     FirstSync, Level, Next, Pages as Brought, Received, Requested, Shipped, Syncing,
 };
@@ -51,6 +53,9 @@ pub enum SessionError {
     /// The guest has ended.
     #[error(transparent)]
     Guest(#[from] ControlError),
+    /// The primary goes on from nothing.
+    #[error("the primary goes on from a checkpoint that is not held here; this is a bug of one of the two")]
+    Unheld,
     /// A bug ended what has the pages.
     #[error("the pages that were received are lost, which is a bug; start the secondary anew")]
     Lost,
@@ -125,6 +130,10 @@ pub struct Sink {
     ahead_bytes: u64,
     /// Whether the guest has been made what the primary was, once at least.
     level: bool,
+    /// Which one that was, as long as no doubt is possible.
+    holding: Holding,
+    /// The session's number.
+    session: u64,
     /// Whether it stands for a checkpoint.
     held: bool,
     /// The guest's pages.
@@ -143,6 +152,8 @@ impl Sink {
     ) -> Self {
         let (mine, late) = (PageSet::new(&ram), PageSet::new(&ram));
         let of = mine.capacity();
+        let holding = Holding::default();
+        holding.set(Held { room: staged.room() as u64, ..Held::default() });
         let pages = Some(Box::new(Pages { staged, tracker, mine, late }));
         let (package, ranges) = (Buffer::new(), Vec::new());
         Self {
@@ -156,6 +167,8 @@ impl Sink {
             ahead: 0,
             ahead_bytes: 0,
             level: false,
+            holding,
+            session: 0,
             held: false,
             of,
         }
@@ -166,20 +179,30 @@ impl Sink {
         self.level
     }
 
+    /// What it holds, for its door.
+    pub fn holding(&self) -> Holding {
+        self.holding.clone()
+    }
+
+    /// What the guest is, is in doubt for a new session.
+    fn doubt(&self) {
+        self.holding.set(Held { epoch: 0, ..self.holding.get() });
+    }
+
     fn pages(&mut self) -> Result<&mut Pages, SessionError> {
         self.pages.as_deref_mut().ok_or(SessionError::Lost)
     }
 
-    /// Takes all memory. What the guest was before is gone with the first page.
-    pub fn sync<C: Channel>(&mut self, mut link: Syncing<C>) -> Result<Step<C>, SessionError> {
-        self.hold()?;
+    /// Takes all memory: what the guest was before is gone with the first page. Or goes on from what it was.
+    pub fn sync<C: Channel>(&mut self, mut link: Syncing<C>, session: u64) -> Result<Step<C>, SessionError> {
+        self.session = session;
         let ram = self.ram.clone();
         loop {
             let staged = &mut self.pages()?.staged;
             let mut piece = staged.buffer();
             match link.next(&mut piece)? {
                 FirstSync::Ram(next) => {
-                    self.level = false;
+                    self.replace()?;
                     let staged = &mut self.pages()?.staged;
                     let (bytes, pages) = (piece.bytes().len() as u64, staged.accept(piece)? as u64);
                     staged.apply(&ram)?;
@@ -190,7 +213,18 @@ impl Sink {
                     link = next;
                 }
                 FirstSync::Synced(synced) => {
+                    self.replace()?;
                     self.pages()?.start()?;
+                    return Ok(Step::Level(synced.ready()?));
+                }
+                FirstSync::Resume(synced) => {
+                    if !self.level || self.holding.get().epoch == 0 {
+                        return Err(SessionError::Unheld);
+                    }
+                    self.board.write(|status| {
+                        status.phase = Phase::Level;
+                        status.sync.incremental = true;
+                    });
                     return Ok(Step::Level(synced.ready()?));
                 }
                 FirstSync::Ended => return Ok(Step::Ended),
@@ -241,7 +275,7 @@ impl Sink {
         let transfer = begun.elapsed().saturating_sub(stopped);
         let (received, state) = self.load(shipped)?;
         let epoch = received.epoch();
-        let (copy, resume, load) = self.become_level()?;
+        let (copy, resume, load) = self.become_level(epoch)?;
         let link = received.loaded()?;
         let stood = Stood { stop: stopped, log: Duration::ZERO, copy, state, resume, total: begun.elapsed() };
         let (ahead, ahead_bytes) = (std::mem::take(&mut self.ahead), std::mem::take(&mut self.ahead_bytes));
@@ -282,20 +316,26 @@ impl Sink {
         let state = package::read(self.package.bytes())?;
         let (loaded, _) =
             self.freezer.freeze(Time::GoesOn, move |frozen| (frozen.load(&state), After::Hold))?;
+        if let Err(LoadError::Lost { .. }) = loaded {
+            self.level = false;
+            self.doubt();
+        }
         loaded?;
         // Half of it is the new guest: only all of it can go on.
         self.level = false;
+        self.doubt();
         let took = begun.elapsed();
         // It may be that the primary never hears of it; this guest becomes what was sent all the same.
+        let epoch = link.epoch();
         let received = link.received();
         if received.is_err() {
-            self.become_level()?;
+            self.become_level(epoch)?;
         }
         Ok((received?, took))
     }
 
     /// Puts the pages into memory, and lets the guest go on.
-    fn become_level(&mut self) -> Result<(Duration, Duration, Duration), SessionError> {
+    fn become_level(&mut self, epoch: u64) -> Result<(Duration, Duration, Duration), SessionError> {
         let begun = Instant::now();
         let mut pages = self.pages.take().ok_or(SessionError::Lost)?;
         let colo = self.mode == Mode::Colo;
@@ -309,7 +349,19 @@ impl Sink {
         done?;
         self.held = !colo;
         self.level = true;
+        self.holding.set(Held { session: self.session, epoch, ..self.holding.get() });
         Ok((copy, times.resume, begun.elapsed()))
+    }
+
+    /// What the guest was is lost: another one comes in its place.
+    fn replace(&mut self) -> Result<(), SessionError> {
+        self.hold()?;
+        if self.level {
+            self.board.write(|status| status.epoch = 0);
+        }
+        self.level = false;
+        self.doubt();
+        Ok(())
     }
 
     /// Stands the guest still, if it does not yet.
@@ -337,6 +389,7 @@ impl Sink {
 
     /// Takes over: the guest goes on from the last complete checkpoint, or from where it is.
     pub fn take_over(&mut self) -> Result<(), SessionError> {
+        self.doubt();
         self.abandon()?;
         if let Some(pages) = &mut self.pages
             && let Err(error) = pages.tracker.stop()

@@ -47,7 +47,7 @@ fn secondary<C: Channel>(channel: C, limits: Limits, size: usize) -> Result<(), 
                 syncing = more;
             }
             FirstSync::Synced(synced) => break synced,
-            FirstSync::Ended => panic!("not yet"),
+            FirstSync::Ended | FirstSync::Resume(_) => panic!("not yet"),
         }
     };
     let mut level = synced.ready()?;

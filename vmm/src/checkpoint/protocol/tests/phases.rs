@@ -84,6 +84,7 @@ fn secondary_syncing(says: &[u8], channel: &mut Script) -> Result<Code, Error> {
     Ok(match syncing.next(&mut buffer)? {
         FirstSync::Ram(_) => Code::Ram,
         FirstSync::Synced(_) => Code::Synced,
+        FirstSync::Resume(_) => Code::Resume,
         FirstSync::Ended => Code::Ended,
     })
 }
@@ -154,7 +155,7 @@ const PHASES: [(Phase, Reach, &[Code], u64); 8] = [
     (Phase::Requested, primary_requested, &[Code::CheckpointReply], EPOCH),
     (Phase::Shipped, primary_shipped, &[Code::VmstateReceived], EPOCH),
     (Phase::Received, primary_received, &[Code::VmstateLoaded], EPOCH),
-    (Phase::FirstSync, secondary_syncing, &[Code::Ram, Code::Synced, Code::Ended], 0),
+    (Phase::FirstSync, secondary_syncing, &[Code::Ram, Code::Synced, Code::Ended, Code::Resume], 0),
     (Phase::Level, secondary_between, &[Code::Ram, Code::CheckpointRequest, Code::Ended], EPOCH),
     (Phase::Replied, secondary_replied, &[Code::Ram, Code::VmstateSend], EPOCH),
     (Phase::PagesSent, secondary_pages, &[Code::VmstateSize], EPOCH),

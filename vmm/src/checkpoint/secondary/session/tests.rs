@@ -23,6 +23,8 @@ use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use vm_memory::{Bytes as _, GuestAddress};
 
+/// The number of every session here.
+const SESSION: u64 = 0x5e55;
 /// A page that the guest's kernel never touches, and those after it.
 const FREE: usize = 0x40_0000;
 
@@ -148,7 +150,7 @@ fn message(code: Code, epoch: u64, payload: &[u8]) -> Vec<u8> {
 fn session_to(before: &Moment, after: &Moment) -> Vec<Vec<u8>> {
     let [ahead, rest] = pieces(&before.ram, &after.ram);
     vec![
-        message(Code::Synced, 0, &[]),
+        message(Code::Resume, 0, &[]),
         message(Code::Ram, 1, &ahead),
         message(Code::CheckpointRequest, 1, &[]),
         message(Code::VmstateSend, 1, &rest),
@@ -204,7 +206,7 @@ impl Secondary {
 
     fn session(&mut self, peer: &mut Gone<'_>) -> Result<(), SessionError> {
         let link = Syncing::new(peer, self.limits, Patience::default());
-        let mut step = self.sink.sync(link)?;
+        let mut step = self.sink.sync(link, SESSION)?;
         while let Step::Level(link) = step {
             step = self.sink.next(link)?;
         }
