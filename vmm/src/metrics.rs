@@ -38,8 +38,6 @@ fn running(out: &mut Families<'_>, guest: Label<'_>, state: RunState) -> fmt::Re
 
 const PHASES: [Phase; 6] =
     [Phase::Connecting, Phase::Syncing, Phase::Level, Phase::Checkpoint, Phase::Lost, Phase::Alone];
-const CAUSES: [Cause; 6] =
-    [Cause::Start, Cause::Timer, Cause::Operator, Cause::Divergence, Cause::Age, Cause::Overflow];
 
 fn checkpoints(out: &mut Families<'_>, guest: Label<'_>, status: &Status) -> fmt::Result {
     let role = match status.role {
@@ -69,7 +67,7 @@ fn checkpoints(out: &mut Families<'_>, guest: Label<'_>, status: &Status) -> fmt
         all.count(&[guest], status.bytes)
     })?;
     out.counter("checkpoint_causes", "Checkpoints that were asked for, by cause", &|all| {
-        CAUSES.into_iter().try_for_each(|cause| {
+        Cause::ALL.into_iter().try_for_each(|cause| {
             let count = status.causes.get(&cause).copied().unwrap_or_default();
             all.count(&[guest, ("cause", &word(cause))], count)
         })

@@ -244,6 +244,52 @@ fn a_primary_that_stands_is_noticed() {
     secondary.goes_on();
 }
 
+/// A primary that slept: its secondary gave it up, holds what it had, and gets what has changed since.
+#[test]
+fn a_link_that_comes_back_costs_no_second_sync() {
+    for mode in ["periodic", "colo"] {
+        let place = Place::new();
+        let words = ["--mode", mode, "--peer-timeout", "500"];
+        let secondary = place.secondary(&words);
+        let mut primary = place.primary(&words);
+        primary.level(5);
+        let first = primary.status().unwrap();
+        assert_eq!(
+            (&first["sync"]["incremental"], &first["sessions"]),
+            (&false.into(), &1.into()),
+            "{first}"
+        );
+        let process = rustix::process::Pid::from_child(&primary.process);
+        rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+        let held = secondary.phase("lost")["epoch"].as_u64().unwrap();
+        assert!(held >= 5);
+        rustix::process::kill_process(process, rustix::process::Signal::CONT).unwrap();
+        let again = |side: &Side| {
+            until("another session", || {
+                let level = |status: &Value| {
+                    let phase = status["phase"].as_str();
+                    status["sessions"].as_u64() >= Some(2) && matches!(phase, Some("level" | "checkpoint"))
+                };
+                side.status().filter(level)
+            })
+        };
+        for status in [again(&primary), again(&secondary)] {
+            assert_eq!(status["sync"]["incremental"], true, "{status}");
+            // Of 4096 pages the guest writes one, and its devices few.
+            assert!(status["sync"]["sent"].as_u64().unwrap() < 100, "{status}");
+        }
+        let checkpoints = primary.status().unwrap()["checkpoints"].as_u64().unwrap();
+        until("a checkpoint", || {
+            primary.status().filter(|status| status["checkpoints"].as_u64() > Some(checkpoints + 5))
+        });
+        primary.process.kill().unwrap();
+        secondary.phase("lost");
+        secondary.take_over();
+        secondary.goes_on();
+        in_order(&primary.printed());
+    }
+}
+
 #[test]
 fn a_guest_that_ends_ends_on_both_sides() {
     let place = Place::new();

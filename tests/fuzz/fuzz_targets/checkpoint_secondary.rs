@@ -4,7 +4,7 @@
 
 use colo_fuzz::peer::{Peer, limits};
 use colo_vmm::checkpoint::protocol::hello::{HEAD, Hello};
-use colo_vmm::checkpoint::protocol::secondary::{FirstSync, Next, Syncing};
+use colo_vmm::checkpoint::protocol::secondary::{FirstSync, Next, Pages, Syncing};
 use colo_vmm::checkpoint::protocol::{Buffer, Code, Error, Patience};
 use libfuzzer_sys::fuzz_target;
 
@@ -14,7 +14,7 @@ fn session(peer: &mut Peer<'_>, completed: &mut u64) -> Result<(), Error> {
     let mut level = loop {
         match syncing.next(&mut buffer)? {
             FirstSync::Ram(more) => syncing = more,
-            FirstSync::Synced(synced) => break synced.ready()?,
+            FirstSync::Synced(synced) | FirstSync::Resume(synced) => break synced.ready()?,
             FirstSync::Ended => return Ok(()),
         }
     };
@@ -24,8 +24,15 @@ fn session(peer: &mut Peer<'_>, completed: &mut u64) -> Result<(), Error> {
             Next::Ram(more) => more,
             Next::Ended => return Ok(()),
             Next::Request(requested) => {
-                let sent = requested.reply(&[])?.pages(&mut buffer)?;
-                assert!(buffer.bytes().len() as u64 <= limits().pages);
+                let mut replied = requested.reply(&[])?;
+                let sent = loop {
+                    let got = replied.pages(&mut buffer)?;
+                    assert!(buffer.bytes().len() as u64 <= limits().piece);
+                    match got {
+                        Pages::More(more) => replied = more,
+                        Pages::All(sent) => break sent,
+                    }
+                };
                 let shipped = sent.package(&mut buffer)?;
                 assert!(buffer.bytes().len() as u64 <= limits().package);
                 let level = shipped.received()?.loaded()?;

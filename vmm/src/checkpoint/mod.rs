@@ -28,12 +28,13 @@ pub mod status;
 
 use crate::control::{ControlError, Event};
 use orders::{Order, Post};
+use protocol::hello::Held;
 use rustix::rand::{GetRandomFlags, getrandom};
 use status::{Board, Cause, Reason, Role, Status};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Who hears of what happens to a session.
@@ -112,6 +113,21 @@ impl Handle {
     }
 }
 
+/// What a secondary holds, should its primary come back: its session says so, its door tells who comes.
+#[derive(Clone, Debug, Default)]
+pub struct Holding(Arc<Mutex<Held>>);
+
+impl Holding {
+    /// It.
+    pub fn get(&self) -> Held {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, held: Held) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+}
+
 const OVER: &str = "this guest has no peer any more";
 
 impl crate::control::Colo for Handle {
@@ -160,3 +176,6 @@ fn unique() -> u64 {
     let _ = getrandom(&mut bytes, GetRandomFlags::empty());
     u64::from_ne_bytes(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,7 +100,7 @@ pub struct Epoch {
     pub load: Duration,
 }
 
-/// The first transfer of all memory.
+/// What a session begins with: all memory, or what has changed since the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sync {
     /// How often it has begun with the pages that changed meanwhile.
@@ -111,6 +111,10 @@ pub struct Sync {
     pub left: u64,
     /// Pages of the guest.
     pub of: u64,
+    /// Whether only what had changed was sent: the secondary held a checkpoint of this primary, and could take over
+    /// from it all the time.
+    #[serde(default)]
+    pub incremental: bool,
 }
 
 /// Everything.
@@ -191,6 +195,16 @@ impl Board {
             refused: 0,
         };
         Self(Mutex::new(Inner { status, stood: VecDeque::new() }))
+    }
+
+    /// A checkpoint begins. The first of a session is still part of bringing the secondary level: nobody can take
+    /// over from it before it is complete.
+    pub fn checkpoint_begins(&self) {
+        self.write(|status| {
+            if status.phase == Phase::Level {
+                status.phase = Phase::Checkpoint;
+            }
+        });
     }
 
     /// What is on it.

@@ -10,8 +10,10 @@ use crate::checkpoint::orders::Orders;
 use crate::checkpoint::output::Unheld;
 use crate::checkpoint::primary::{self, Ahead, Copier, Source};
 use crate::checkpoint::protocol::Patience;
-use crate::checkpoint::protocol::hello::{Answer, Block, Capabilities, Hello, Role as Connection, Side};
-use crate::checkpoint::ram::Blocks;
+use crate::checkpoint::protocol::hello::{
+    Answer, Block, Capabilities, Held, Hello, Role as Connection, Side,
+};
+use crate::checkpoint::ram::{Blocks, PAGE, Spill, Staged};
 use crate::checkpoint::secondary::{self, OnLoss, Quit, Sink};
 use crate::checkpoint::status::{Board, Role};
 use crate::checkpoint::{Handle, Now, Told};
@@ -36,7 +38,7 @@ pub(super) struct Opened {
 #[derive(Debug)]
 enum Place {
     Primary { peer: Peer, addresses: Vec<SocketAddr> },
-    Secondary { listener: TcpListener },
+    Secondary { listener: TcpListener, spill: Option<Spill> },
 }
 
 impl Opened {
@@ -53,9 +55,10 @@ impl Opened {
             config::Side::Primary { peer, .. } => {
                 Place::Primary { addresses: peer.resolve()?, peer: peer.clone() }
             }
-            config::Side::Secondary { listen, .. } => {
-                Place::Secondary { listener: socket::listen(listen.address())? }
-            }
+            config::Side::Secondary { listen, spill, .. } => Place::Secondary {
+                listener: socket::listen(listen.address())?,
+                spill: spill.as_deref().map(Spill::new).transpose()?,
+            },
         };
         Ok(Self { place, tls })
     }
@@ -93,9 +96,11 @@ impl Working {
         let sandbox = machine.sandbox();
         let thread = match place {
             Place::Primary { peer, addresses } => {
+                // A tenth: with what is written until it is seen the secondary stays below its eighth.
+                let most = blocks.bytes() / PAGE as u64 / 10;
                 let source = Source::new(primary::Parts {
                     freezer: machine.freezer(),
-                    copier: Copier::new(tracker, &ram, &blocks)?,
+                    copier: Copier::new(tracker, &ram, &blocks, colo.packing.into())?,
                     ram,
                     blocks,
                     packing: colo.packing.into(),
@@ -115,13 +120,16 @@ impl Working {
                         Background::Off => Ahead::Off,
                         Background::On | Background::Auto => Ahead::Auto,
                     },
+                    most,
                     again: true,
                 };
                 primary::start(settings, source, orders, board, told, &sandbox)?
             }
-            Place::Secondary { listener } => {
+            Place::Secondary { listener, spill } => {
+                let staged = Staged::new(blocks, spill)?;
                 let sink =
-                    Sink::new(machine.freezer(), ram, blocks, tracker, colo.mode.into(), board.clone())?;
+                    Sink::new(machine.freezer(), ram, staged, tracker, colo.mode.into(), board.clone());
+                let holding = sink.holding();
                 let control = machine.control();
                 let on_loss = match colo.side {
                     config::Side::Secondary { takes_over: true, .. } => OnLoss::TakeOver,
@@ -131,7 +139,7 @@ impl Working {
                     settings: secondary::Settings { patience, rhythm, on_loss },
                     sink,
                     listener,
-                    terms: Terms::new(hello, tls),
+                    terms: Terms::new(hello, holding, tls),
                     orders,
                     board,
                     told,
@@ -171,6 +179,7 @@ fn hello(colo: &Colo, blocks: &Blocks) -> Result<Hello, Failure> {
         capabilities: Capabilities::LZ4.with(Capabilities::XOR),
         generation: 1,
         session: 0,
+        held: Held::default(),
         vm: colo.vm_id.clone(),
         blocks: blocks.iter().map(block).collect::<Result<_, _>>()?,
     })

@@ -139,6 +139,8 @@ pub enum Side {
         listen: Listen,
         /// Whether it takes over once that is lost. Nobody else makes sure then that only one serves.
         takes_over: bool,
+        /// Where pages of an epoch that is not complete wait when they are too many for memory.
+        spill: Option<PathBuf>,
     },
 }
 
@@ -239,6 +241,10 @@ pub struct ColoDraft {
     /// [default: go-on for a primary, wait for a secondary]
     #[arg(long, value_name = "wait|go-on|take-over", help_heading = HEADING)]
     pub on_peer_loss: Option<PeerLoss>,
+    /// A secondary's directory, on a disk, where pages of a checkpoint that is not complete wait once they are
+    /// more than an eighth of the guest's memory [default: they wait in memory]
+    #[arg(long, value_name = "DIRECTORY", help_heading = HEADING)]
+    pub spill: Option<PathBuf>,
     /// This side's certificate (PEM), with those between it and its CA
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     pub tls_cert: Option<PathBuf>,
@@ -256,7 +262,7 @@ pub struct ColoDraft {
 const HEADING: &str = "The pair";
 
 /// Every key of a file's table `[colo]`.
-pub const COLO_KEYS: [&str; 16] = [
+pub const COLO_KEYS: [&str; 17] = [
     "peer",
     "listen",
     "mode",
@@ -269,6 +275,7 @@ pub const COLO_KEYS: [&str; 16] = [
     "background",
     "dirty",
     "on-peer-loss",
+    "spill",
     "tls-cert",
     "tls-key",
     "tls-peer",
@@ -342,6 +349,7 @@ impl ColoDraft {
             background: self.background.or(base.background),
             dirty: self.dirty.or(base.dirty),
             on_peer_loss: self.on_peer_loss.or(base.on_peer_loss),
+            spill: self.spill.or(base.spill),
             tls_cert: self.tls_cert.or(base.tls_cert),
             tls_key: self.tls_key.or(base.tls_key),
             tls_peer: self.tls_peer.or(base.tls_peer),
@@ -372,7 +380,11 @@ impl ColoDraft {
                 return Err(ColoError::PeerLoss { role: "secondary", written, right: "wait or take-over" });
             }
         };
-        self.finish(Side::Secondary { listen, takes_over }, name)
+        let spill = self.spill.clone();
+        if spill.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            return Err(ColoError::Path("--spill"));
+        }
+        self.finish(Side::Secondary { listen, takes_over, spill }, name)
     }
 
     fn finish(self, side: Side, name: &Name) -> Result<Colo, ColoError> {

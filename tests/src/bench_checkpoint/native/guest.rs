@@ -72,12 +72,14 @@ pub(super) fn kernel() -> Result<NamedTempFile> {
     Ok(file)
 }
 
-/// Fills the window: half of each page is noise, the other half a pattern, so that packing has something to do.
-pub(super) fn fill(ram: &GuestRam) -> Result<()> {
+/// Fills the window: half of each page is noise, the other half a pattern, so that packing has something to do; or
+/// all of it is noise.
+pub(super) fn fill(ram: &GuestRam, all: bool) -> Result<()> {
     let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
     let mut page = [0x5a_u8; PAGE as usize];
+    let noisy = if all { PAGE } else { PAGE / 2 } as usize;
     for number in 0..PAGES {
-        for word in page[..PAGE as usize / 2].chunks_exact_mut(8) {
+        for word in page[..noisy].chunks_exact_mut(8) {
             noise ^= noise << 13;
             noise ^= noise >> 7;
             noise ^= noise << 17;

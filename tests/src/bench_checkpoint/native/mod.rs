@@ -7,9 +7,11 @@
 //! ```
 
 mod guest;
+mod memory;
 mod pair;
 mod report;
 
+pub use memory::Memory;
 pub use pair::{FOLLOW, Plan, follow};
 pub use report::page;
 
@@ -19,7 +21,7 @@ use colo_vmm::checkpoint::primary::Ahead;
 use colo_vmm::checkpoint::ram::pack::Packing;
 use colo_vmm::checkpoint::status::Epoch;
 use colo_vmm::machine::{After, Time};
-use colo_vmm::memory::{self, GuestRam};
+use colo_vmm::memory::{GuestRam, new as new_memory};
 use pair::Pair;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,6 +95,8 @@ pub struct Figures {
     pub packed: Vec<(&'static str, Row)>,
     /// With and without background transfer.
     pub steady: Vec<Steady>,
+    /// What the secondary needs.
+    pub memory: Vec<Memory>,
 }
 
 /// Measures everything.
@@ -100,9 +104,9 @@ pub fn run(rounds: usize, pages: &[u64], packed_pages: u64) -> Result<Figures> {
     ensure!(rounds >= 3, "a median of less than 3 rounds says nothing");
     let most = pages.iter().copied().max().unwrap_or(0).max(packed_pages);
     ensure!(most <= guest::PAGES, "the guest has {} pages to write to", guest::PAGES);
-    let buffer = Arc::new(memory::new((most * guest::PAGE).max(2 << 20))?);
+    let buffer = Arc::new(new_memory((most * guest::PAGE).max(2 << 20))?);
     let mut figures = Figures::default();
-    let plan = Plan { packing: Packing::None, ahead: Ahead::Off, delay: NEVER };
+    let plan = Plan::usual();
     let pair = Pair::start(plan)?;
     for &pages in pages {
         figures.plain.push(row(&pair, pages, rounds, &buffer)?);
@@ -121,6 +125,7 @@ pub fn run(rounds: usize, pages: &[u64], packed_pages: u64) -> Result<Figures> {
     for ahead in [Ahead::Off, Ahead::Auto] {
         figures.steady.push(steady(ahead, rounds)?);
     }
+    figures.memory = memory::run()?;
     Ok(figures)
 }
 
@@ -180,7 +185,7 @@ fn copy(ram: &GuestRam, pages: u64, buffer: &GuestRam) -> Result<()> {
 }
 
 fn steady(ahead: Ahead, rounds: usize) -> Result<Steady> {
-    let pair = Pair::start(Plan { packing: Packing::None, ahead, delay: STEADY_DELAY })?;
+    let pair = Pair::start(Plan { ahead, delay: STEADY_DELAY, ..Plan::usual() })?;
     let (pages, every, window) = STEADY;
     let (mut first, mut done, mut epochs) = (0, pair.last().0, Vec::new());
     let begun = Instant::now();

@@ -13,10 +13,10 @@ use colo_vmm::checkpoint::output::Unheld;
 use colo_vmm::checkpoint::primary::{self, Ahead, Copier, Source};
 use colo_vmm::checkpoint::protocol::Patience;
 use colo_vmm::checkpoint::protocol::hello::{
-    Answer, Block, Capabilities, Hello, Mode, Role as Connection, Side,
+    Answer, Block, Capabilities, Held, Hello, Mode, Role as Connection, Side,
 };
-use colo_vmm::checkpoint::ram::Blocks;
 use colo_vmm::checkpoint::ram::pack::Packing;
+use colo_vmm::checkpoint::ram::{Blocks, Spill, Staged};
 use colo_vmm::checkpoint::secondary::{self, OnLoss, Quit, Sink};
 use colo_vmm::checkpoint::status::{Board, Cause, Epoch, Phase, Role};
 use colo_vmm::checkpoint::{Handle, Now, Told};
@@ -49,6 +49,12 @@ pub struct Plan {
     pub ahead: Ahead,
     /// From one checkpoint to the next one, if nobody asks for one.
     pub delay: Duration,
+    /// How many pages that wait are reason for one.
+    pub most: u64,
+    /// Whether its pages cannot be packed at all; else half of each can.
+    pub noise: bool,
+    /// Whether the secondary has a file for what waits.
+    pub spill: bool,
 }
 
 /// A primary whose secondary is level.
@@ -89,6 +95,7 @@ fn hello(side: Side, blocks: &Blocks) -> Result<Hello> {
         capabilities: Capabilities::LZ4.with(Capabilities::XOR),
         generation: 1,
         session: 0,
+        held: Held::default(),
         vm: "bench".parse()?,
         blocks: blocks.iter().map(block).collect::<Result<_>>()?,
     })
@@ -106,9 +113,11 @@ pub fn follow() -> Result<()> {
     let blocks = Arc::new(Blocks::of(&ram));
     let board = Arc::new(Board::new(Role::Secondary, Mode::Periodic, Duration::ZERO));
     let (orders, _post) = Orders::new();
-    let terms = Terms::new(hello(Side::Secondary, &blocks)?, None);
-    let tracker = dirty::choose(&vm)?;
-    let sink = Sink::new(machine.freezer(), ram, blocks, tracker, Mode::Periodic, board.clone())?;
+    let (tracker, hello) = (dirty::choose(&vm)?, hello(Side::Secondary, &blocks)?);
+    let spill = std::env::args_os().nth(2).map(|directory| Spill::new(directory.as_ref())).transpose()?;
+    let staged = Staged::new(blocks, spill)?;
+    let sink = Sink::new(machine.freezer(), ram, staged, tracker, Mode::Periodic, board.clone());
+    let terms = Terms::new(hello, sink.holding(), None);
     let listener = socket::listen(([127, 0, 0, 1], 0).into())?;
     writeln!(io::stdout(), "{}", listener.local_addr()?)?;
     let (control, at_end) = (machine.control(), machine.control());
@@ -134,7 +143,14 @@ pub fn follow() -> Result<()> {
 impl Pair {
     pub(super) fn start(plan: Plan) -> Result<Self> {
         let mut secondary = Command::new(std::env::current_exe()?);
-        let secondary = secondary.arg(FOLLOW).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if plan.spill {
+            // Beside the program: that is no file system in memory.
+            let program = std::env::current_exe()?;
+            secondary.args([FOLLOW.as_ref(), program.parent().context("no directory")?.as_os_str()]);
+        } else {
+            secondary.arg(FOLLOW);
+        }
+        let secondary = secondary.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut secondary = secondary.spawn()?;
         let mut line = String::new();
         let output = secondary.stdout.take().context("the secondary has no output")?;
@@ -146,7 +162,7 @@ impl Pair {
         let machine = machine(Begin::Boot(files))?;
         let vm = machine.vm();
         let ram = vm.ram().clone();
-        guest::fill(&ram)?;
+        guest::fill(&ram, plan.noise)?;
         let blocks = Arc::new(Blocks::of(&ram));
         let board = Arc::new(Board::new(Role::Primary, Mode::Periodic, plan.delay));
         let (orders, post) = Orders::new();
@@ -154,7 +170,7 @@ impl Pair {
         let handle = Handle::new(board.clone(), post, now.clone());
         let source = Source::new(primary::Parts {
             freezer: machine.freezer(),
-            copier: Copier::new(dirty::choose(&vm)?, &ram, &blocks)?,
+            copier: Copier::new(dirty::choose(&vm)?, &ram, &blocks, plan.packing)?,
             ram: ram.clone(),
             blocks: blocks.clone(),
             packing: plan.packing,
@@ -171,6 +187,7 @@ impl Pair {
             rhythm: RHYTHM,
             delay: plan.delay,
             ahead: plan.ahead,
+            most: plan.most,
             again: false,
         };
         let told = Told::new(Role::Primary, machine.teller());

@@ -1,6 +1,6 @@
 //! The tables.
 
-use super::{Figures, Row, STEADY_DELAY};
+use super::{Figures, Row, STEADY_DELAY, memory};
 use crate::bench::machine::Machine;
 use colo_vmm::checkpoint::primary::Ahead;
 use std::fmt::Write as _;
@@ -76,6 +76,7 @@ pub fn page(figures: &Figures, rounds: usize, machine: &Machine) -> String {
             steady.bytes / 1024.0
         );
     }
+    memory::section(&mut page, &figures.memory);
     page
 }
 

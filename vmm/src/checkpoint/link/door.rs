@@ -14,6 +14,7 @@ use super::greet::{self, GreetError};
 use super::socket::{accept, wait};
 use super::stream::{Hangup, Stream};
 use super::tls::Tls;
+use crate::checkpoint::Holding;
 use crate::checkpoint::protocol::hello::{Agreed, Answer, Hello, Mismatch, Role};
 use crate::sandbox::{self, Kind};
 use rustix::event::PollFlags;
@@ -30,6 +31,8 @@ use std::time::{Duration, Instant};
 pub struct Terms {
     /// What the secondary says of itself; role, session and answer are filled in.
     pub ours: Hello,
+    /// What it holds, of a primary that it has lost.
+    pub holding: Holding,
     /// How it proves who it is.
     pub tls: Option<Tls>,
     /// How long it may take to do all of that.
@@ -40,8 +43,8 @@ pub struct Terms {
 
 impl Terms {
     /// With the usual patience for the usual number.
-    pub const fn new(ours: Hello, tls: Option<Tls>) -> Self {
-        Self { ours, tls, patience: Duration::from_secs(5), places: 16 }
+    pub fn new(ours: Hello, holding: Holding, tls: Option<Tls>) -> Self {
+        Self { ours, holding, tls, patience: Duration::from_secs(5), places: 16 }
     }
 }
 
@@ -184,7 +187,9 @@ impl Shared {
         let ours = Hello { role: theirs.role, session: theirs.session, ..self.terms.ours.clone() };
         match self.judge(&theirs) {
             Ok((agreed, seat)) => {
-                greet::send(&mut stream, &Hello { answer: Answer::Taken, ..ours }, until)?;
+                // The seat is taken: nothing changes this any more before the session does.
+                let held = self.terms.holding.get();
+                greet::send(&mut stream, &Hello { answer: Answer::Taken, held, ..ours }, until)?;
                 Ok(match seat {
                     Some(seat) => Arrival::Main { stream, agreed, seat },
                     None => Arrival::Heartbeat { stream, session: theirs.session },

@@ -4,6 +4,8 @@
 //!   stands ─► state of vCPUs and devices ─► which pages are dirty ─► a copy of those ─► they are clean ─► goes on
 //! ```
 
+use crate::checkpoint::ram::capture::PIECE;
+use crate::checkpoint::ram::pack::Packing;
 use crate::checkpoint::ram::{Blocks, Capture, PAGE};
 use crate::checkpoint::status::Stood;
 use crate::dirty::{DirtyError, PageSet, Tracker};
@@ -52,14 +54,21 @@ pub struct Copier {
     send: PageSet,
     /// What was sent since the last checkpoint, before the next.
     pub(super) ahead: PageSet,
+    /// What was made clean since the last checkpoint of which it is known that the secondary has it.
+    since: PageSet,
     capture: Capture,
-    /// The copy of the last checkpoint, which the secondary has loaded.
-    before: Capture,
+    /// The copy of the last checkpoint, which the secondary has loaded, if differences to it are sent.
+    before: Option<Capture>,
 }
 
 impl Copier {
-    /// Of this guest's memory.
-    pub fn new(tracker: Box<dyn Tracker>, ram: &GuestRam, blocks: &Arc<Blocks>) -> io::Result<Self> {
+    /// Of this guest's memory. The copy of the last checkpoint is kept if differences to it are sent.
+    pub fn new(
+        tracker: Box<dyn Tracker>,
+        ram: &GuestRam,
+        blocks: &Arc<Blocks>,
+        packing: Packing,
+    ) -> io::Result<Self> {
         let set = || PageSet::new(ram);
         let capture = || Capture::new(blocks.clone());
         Ok(Self {
@@ -68,17 +77,41 @@ impl Copier {
             theirs: set(),
             send: set(),
             ahead: set(),
+            since: set(),
             capture: capture()?,
-            before: capture()?,
+            before: (packing == Packing::Delta).then(capture).transpose()?,
         })
     }
 
     /// Begins to note what is written: all pages are dirty.
     pub fn start(&mut self) -> Result<(), DirtyError> {
-        self.before.begin();
-        self.before.end();
+        self.forget();
         self.ahead.clear();
+        self.since.clear();
         self.tracker.start()
+    }
+
+    /// What was sent since the last checkpoint that is known to be complete came to nothing: those pages are dirty
+    /// again. Writes were noted all the time.
+    pub fn resume(&mut self) {
+        self.forget();
+        self.ahead.clear();
+        self.tracker.redirty(&self.since);
+        self.since.clear();
+    }
+
+    /// All pages have been sent once; from here on the next checkpoint is what counts.
+    pub fn synced(&mut self) {
+        self.ahead.clear();
+        self.since.clear();
+    }
+
+    /// The copy before is nothing to compare with.
+    fn forget(&mut self) {
+        if let Some(before) = &mut self.before {
+            before.begin();
+            before.end();
+        }
     }
 
     /// Ends it.
@@ -93,14 +126,19 @@ impl Copier {
         Ok(self.dirty.count())
     }
 
-    /// Copies those that were found, while the guest runs, and gives them to `send` piece by piece; `pages` are
-    /// the most of one.
+    /// How many were found.
+    pub fn found(&self) -> u64 {
+        self.dirty.count()
+    }
+
+    /// Copies those that were found, while the guest runs, and gives them to `send` piece by piece, with the number
+    /// of its pages.
     pub fn ahead<E: From<CutError>>(
         &mut self,
         ram: &GuestRam,
-        pages: usize,
-        mut send: impl FnMut(&Capture) -> Result<(), E>,
+        mut send: impl FnMut(&[u8], u64) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.since.union(&self.dirty);
         // Clean before they are copied: what is written meanwhile is dirty again.
         self.tracker.rearm(&self.dirty).map_err(CutError::from)?;
         self.ahead.union(&self.dirty);
@@ -108,19 +146,16 @@ impl Copier {
         for run in self.dirty.runs() {
             let (mut address, mut left) = (run.address(), run.pages as usize);
             while left > 0 {
-                let count = left.min(pages - self.capture.pages());
+                let count = left.min(PIECE - self.capture.pages());
                 self.capture.pages_at(ram, address, count).map_err(CutError::from)?;
                 address += (count * PAGE) as u64;
                 left -= count;
-                if self.capture.pages() == pages {
-                    self.capture.end();
-                    send(&self.capture)?;
-                    self.capture.begin();
+                if self.capture.pages() == PIECE {
+                    give(&mut self.capture, &mut send)?;
                 }
             }
         }
-        self.capture.end();
-        if self.capture.pages() > 0 { send(&self.capture) } else { Ok(()) }
+        give(&mut self.capture, &mut send)
     }
 
     /// Makes the copy of a checkpoint, of a guest that stands.
@@ -138,8 +173,8 @@ impl Copier {
         }
         self.capture.end();
         let copied = Instant::now();
-        // From here on the copy has to reach the secondary, or all is lost for this session: a new one begins
-        // with all pages.
+        // From here on the copy has to reach the secondary, or these are dirty again.
+        self.since.union(&self.dirty);
         self.tracker.rearm(&self.dirty)?;
         let clean = Instant::now();
         Ok(Cut {
@@ -155,19 +190,35 @@ impl Copier {
         })
     }
 
-    /// The copy, and the one before.
-    pub fn copies(&self) -> (&Capture, &Capture) {
-        (&self.capture, &self.before)
+    /// The copy, and the one before, if it is of use.
+    pub fn copies(&self) -> (&Capture, Option<&Capture>) {
+        (&self.capture, self.before.as_ref())
     }
 
     /// The secondary has it: what comes next is compared to this copy.
     pub fn loaded(&mut self) {
-        std::mem::swap(&mut self.capture, &mut self.before);
+        let pages = self.capture.pages();
+        if let Some(before) = &mut self.before {
+            std::mem::swap(&mut self.capture, before);
+        }
         self.ahead.clear();
+        self.since.clear();
         self.theirs.clear();
         // What was copied now is likely to be what is copied the next time.
-        self.capture.prepare(2 * self.before.pages());
+        self.capture.begin();
+        self.capture.prepare(2 * pages);
     }
+}
+
+/// Gives the piece that is copied, if there is one, and begins another.
+fn give<E>(capture: &mut Capture, send: &mut impl FnMut(&[u8], u64) -> Result<(), E>) -> Result<(), E> {
+    let pages = capture.pages() as u64;
+    capture.end();
+    if pages > 0 {
+        capture.pieces().try_for_each(|piece| send(piece, pages))?;
+    }
+    capture.begin();
+    Ok(())
 }
 
 /// What a freeze gives back: the copier, and what came of it.

@@ -36,15 +36,17 @@ use thiserror::Error;
 const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 /// How long meeting may take.
 const MEETING: Duration = Duration::from_secs(5);
-/// Between two looks whether pages can be sent ahead.
+/// Between two times that pages are sent ahead.
 const AHEAD: Duration = Duration::from_millis(50);
+/// Between two looks how many wait.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// When pages are sent before their checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ahead {
     /// Never.
     Off,
-    /// While less than a tenth of the time goes into it, and at most a tenth of the memory waits at the secondary.
+    /// While less than a tenth of the time goes into it.
     Auto,
 }
 
@@ -67,6 +69,9 @@ pub struct Settings {
     pub delay: Duration,
     /// Whether pages are sent ahead.
     pub ahead: Ahead,
+    /// So many pages that wait for a checkpoint, here or at the secondary, are reason for one. It bounds what the
+    /// secondary needs besides the guest's memory.
+    pub most: u64,
     /// Whether it looks for a secondary again when it has lost one.
     pub again: bool,
 }
@@ -164,17 +169,16 @@ impl Primary {
     /// A session, and what is to be known of its end.
     fn protect(&mut self, stream: Stream, agreed: &Agreed, heart: Heartbeat) -> Option<Fate> {
         let peer = stream.peer().map(|peer| peer.to_string());
-        tracing::info!(peer, "the secondary is there; all memory is sent to it");
+        tracing::info!(peer, "the secondary is there");
         self.board.write(|status| {
             status.phase = Phase::Syncing;
             status.peer = peer;
             status.sessions += 1;
             status.error = None;
             status.sync = super::status::Sync::default();
-            status.epoch = 0;
         });
         let missed = heart.beats().clone();
-        let over = self.session(Syncing::new(stream, agreed.limits, self.settings.patience));
+        let over = self.session(Syncing::new(stream, agreed.limits, self.settings.patience), agreed);
         self.orders.uninterruptible();
         self.board.write(|status| status.missed_beats += missed.missed());
         match over {
@@ -209,19 +213,23 @@ impl Primary {
                     status.error = Some(text);
                 });
                 self.told.exit(Reason::Error);
-                self.source.alone();
+                // If it is the link that failed the secondary may be back, and hold what it had: writes are still
+                // noted, which costs the guest one fault for each page.
+                let link = matches!(over, Over::Lost(_) | Over::Session(SessionError::Protocol(_)));
+                if !link || !self.settings.again {
+                    self.source.alone();
+                }
                 None
             }
         }
     }
 
-    fn session(&mut self, link: Syncing<Stream>) -> Result<Fate, Over> {
-        let mut level = self.source.sync(link)?;
+    fn session(&mut self, link: Syncing<Stream>, agreed: &Agreed) -> Result<Fate, Over> {
+        let mut level = self.source.begin(link, agreed.session, agreed.held)?;
         let mut merge = Merge::new(level.epoch());
         merge.trigger(Cause::Start, level.epoch());
         let mut due = Instant::now() + self.settings.delay;
-        let mut next = Instant::now() + AHEAD;
-        let most = self.source.blocks.bytes() / super::ram::PAGE as u64 / 10;
+        let (mut look, mut ahead) = (Instant::now() + LOOK, Instant::now() + AHEAD);
         loop {
             while let Some(causes) = merge.begin() {
                 let cause = causes.iter().next().unwrap_or(Cause::Operator);
@@ -235,7 +243,7 @@ impl Primary {
                     tracing::info!("the guest is protected: the secondary can take over");
                 }
                 due = Instant::now() + self.settings.delay;
-                next = Instant::now() + AHEAD;
+                (look, ahead) = (Instant::now() + LOOK, Instant::now() + AHEAD);
                 // Checkpoints follow each other so closely that orders would wait for ever.
                 while let Some(order) = self.orders.now() {
                     if let Some(fate) = self.obey(order, &mut merge, &mut due)? {
@@ -243,8 +251,7 @@ impl Primary {
                     }
                 }
             }
-            let until = if self.settings.ahead == Ahead::Off { due } else { due.min(next) };
-            match self.orders.until(until) {
+            match self.orders.until(due.min(look)) {
                 Some(order) => {
                     if let Some(fate) = self.obey(order, &mut merge, &mut due)? {
                         return Ok(leave(level, fate));
@@ -254,8 +261,16 @@ impl Primary {
                     merge.trigger(Cause::Timer, level.epoch());
                 }
                 None => {
-                    let took = self.source.ahead(&mut level, most)?;
-                    next = Instant::now() + AHEAD.max(9 * took);
+                    let begun = Instant::now();
+                    let waiting = self.source.waiting()?;
+                    // A fiftieth of the time at most.
+                    look = Instant::now() + LOOK.max(50 * begun.elapsed());
+                    if waiting > self.settings.most {
+                        merge.trigger(Cause::Memory, level.epoch());
+                    } else if self.settings.ahead == Ahead::Auto && Instant::now() >= ahead {
+                        let took = self.source.ahead(&mut level)?;
+                        ahead = Instant::now() + AHEAD.max(9 * took);
+                    }
                 }
             }
         }

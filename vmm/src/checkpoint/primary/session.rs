@@ -1,7 +1,9 @@
 //! A session of the primary: from the first page to the last checkpoint.
 //!
 //! ```text
-//!   sync: rounds of dirty pages while the guest runs, until few are left
+//!   begin: the secondary holds a checkpoint that is known here, and what has changed since is not too much?
+//!     ├ no ─► sync: rounds of dirty pages while the guest runs, until few are left
+//!     └ yes ► resume: the same, of pages that have changed since
 //!     └► level ── trigger ──► checkpoint: request, reply, cut (the guest stands), pages, package, received, loaded
 //!          ▲ │ nothing to do: pages ahead                                                              │
 //!          └─┴─────────────────────────────────────────────────────────────────────────────────────────┘
@@ -11,10 +13,11 @@ use super::cut::{Copier, Cut, CutError, work};
 use crate::checkpoint::Now;
 use crate::checkpoint::output::Output;
 use crate::checkpoint::package;
+use crate::checkpoint::protocol::hello::Held;
 use crate::checkpoint::protocol::primary::{Level, Syncing};
 use crate::checkpoint::protocol::{Buffer, Channel, Error as ProtocolError};
 use crate::checkpoint::ram::pack::{Packer, Packing};
-use crate::checkpoint::ram::{Blocks, PAGE};
+use crate::checkpoint::ram::{Blocks, Capture, PAGE};
 use crate::checkpoint::status::{Board, Cause, Epoch, Phase, Stood, Sync};
 use crate::control::ControlError;
 use crate::dirty::pages::RangesError;
@@ -25,8 +28,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// The pages of a piece that is sent while the guest runs: 4 MiB.
-const PIECE: usize = 1024;
 /// So few dirty pages are left to the first checkpoint.
 const FEW: u64 = 512;
 /// The guest writes as fast as the link takes it: more rounds do not help.
@@ -89,6 +90,25 @@ pub struct Source {
     board: Arc<Board>,
     output: Arc<dyn Output>,
     now: Now,
+    session: u64,
+    known: Known,
+}
+
+/// The checkpoints that a secondary may hold, each as its session and epoch. All that was made clean since the first
+/// of them is remembered.
+#[derive(Debug, Default)]
+struct Known {
+    /// It has said so.
+    loaded: Option<(u64, u64)>,
+    /// All of it was sent, perhaps; the link failed before it could say so.
+    sent: Option<(u64, u64)>,
+}
+
+impl Known {
+    fn has(&self, held: Held) -> bool {
+        let held = (held.session, held.epoch);
+        held.1 > 0 && [self.loaded, self.sent].contains(&Some(held))
+    }
 }
 
 impl Source {
@@ -96,11 +116,73 @@ impl Source {
     pub fn new(parts: Parts) -> Self {
         let Parts { freezer, copier, ram, blocks, packing, board, output, now } = parts;
         let (copier, packer, ranges) = (Some(Box::new(copier)), Packer::new(packing), Buffer::new());
-        Self { freezer, ram, blocks, copier, packer, ranges, board, output, now }
+        let (session, known) = (0, Known::default());
+        Self { freezer, ram, blocks, copier, packer, ranges, board, output, now, session, known }
+    }
+
+    /// Begins a session of this number with a secondary that holds this.
+    pub fn begin<C: Channel>(
+        &mut self,
+        link: Syncing<C>,
+        session: u64,
+        held: Held,
+    ) -> Result<Level<C>, SessionError> {
+        self.session = session;
+        if self.known.has(held) {
+            let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
+            copier.resume();
+            let changed = copier.look().map_err(CutError::from)?;
+            if changed <= held.room {
+                tracing::info!(changed, "the secondary holds a checkpoint; what has changed since is sent");
+                return self.resume(link, held);
+            }
+            tracing::info!(
+                changed,
+                room = held.room,
+                "the secondary holds a checkpoint, but too much has changed"
+            );
+        }
+        self.sync(link)
+    }
+
+    /// Sends what has changed since a checkpoint that the secondary holds. It can go on from that until the next is
+    /// complete.
+    fn resume<C: Channel>(&mut self, link: Syncing<C>, held: Held) -> Result<Level<C>, SessionError> {
+        self.known = Known { loaded: Some((held.session, held.epoch)), sent: None };
+        let mut level = link.resume()?.ready()?;
+        self.now.set(level.epoch());
+        self.board.write(|status| status.phase = Phase::Level);
+        let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
+        let mut sync = Sync { of: self.blocks.bytes() / PAGE as u64, incremental: true, ..Sync::default() };
+        let mut before = u64::MAX;
+        loop {
+            sync.left = copier.look().map_err(CutError::from)?;
+            self.board.write(|status| status.sync = sync);
+            let more = sync.left > FEW && sync.left < before && sync.sent + sync.left <= held.room;
+            if !more || sync.round >= ROUNDS {
+                return Ok(level);
+            }
+            before = sync.left;
+            sync.round += 1;
+            let (packer, blocks, board) = (&mut self.packer, &self.blocks, &self.board);
+            copier.ahead(&self.ram, |piece, pages| {
+                let (piece, _) = packer.pack_alone(blocks, piece);
+                level.ram(&[IoSlice::new(piece)])?;
+                sync.sent += pages;
+                sync.left = sync.left.saturating_sub(pages);
+                board.write(|status| {
+                    status.sync = sync;
+                    status.bytes += piece.len() as u64;
+                });
+                Ok::<_, SessionError>(())
+            })?;
+        }
     }
 
     /// Sends all memory while the guest runs, until little of it changes meanwhile.
-    pub fn sync<C: Channel>(&mut self, mut link: Syncing<C>) -> Result<Level<C>, SessionError> {
+    fn sync<C: Channel>(&mut self, mut link: Syncing<C>) -> Result<Level<C>, SessionError> {
+        self.known = Known::default();
+        self.board.write(|status| status.epoch = 0);
         let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
         copier.start().map_err(CutError::from)?;
         let of = self.blocks.bytes() / PAGE as u64;
@@ -117,11 +199,11 @@ impl Source {
             before = if sync.round == 0 { u64::MAX } else { sync.left };
             sync.round += 1;
             let (packer, blocks, board) = (&mut self.packer, &self.blocks, &self.board);
-            copier.ahead(&self.ram, PIECE, |capture| {
-                let (piece, _) = packer.pack_first(blocks, capture.piece());
+            copier.ahead(&self.ram, |piece, pages| {
+                let (piece, _) = packer.pack_first(blocks, piece);
                 link.ram(&[IoSlice::new(piece)])?;
-                sync.sent += capture.pages() as u64;
-                sync.left = sync.left.saturating_sub(capture.pages() as u64);
+                sync.sent += pages;
+                sync.left = sync.left.saturating_sub(pages);
                 board.write(|status| {
                     status.sync = sync;
                     status.bytes += piece.len() as u64;
@@ -129,22 +211,28 @@ impl Source {
                 Ok::<_, SessionError>(())
             })?;
         }
-        copier.ahead.clear();
+        copier.synced();
         let level = link.synced()?.ready()?;
         self.now.set(level.epoch());
         Ok(level)
     }
 
-    /// Sends dirty pages while the guest runs, so that the next checkpoint has fewer; at most `most`. Says how
-    /// long that took.
-    pub fn ahead<C: Channel>(&mut self, link: &mut Level<C>, most: u64) -> Result<Duration, SessionError> {
+    /// How many pages the next checkpoint has to bring, those that were sent ahead included, as far as this side
+    /// knows.
+    pub fn waiting(&mut self) -> Result<u64, SessionError> {
+        let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
+        Ok(copier.look().map_err(CutError::from)? + copier.ahead.count())
+    }
+
+    /// Sends the pages that were found dirty just now while the guest runs, so that the next checkpoint has fewer.
+    /// Says how long that took.
+    pub fn ahead<C: Channel>(&mut self, link: &mut Level<C>) -> Result<Duration, SessionError> {
         let begun = Instant::now();
         let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
-        let dirty = copier.look().map_err(CutError::from)?;
-        if dirty > FEW && copier.ahead.count() + dirty <= most {
+        if copier.found() > FEW {
             let (packer, blocks, board) = (&mut self.packer, &self.blocks, &self.board);
-            copier.ahead(&self.ram, PIECE, |capture| {
-                let (piece, _) = packer.pack(blocks, capture.piece(), None, |_| false);
+            copier.ahead(&self.ram, |piece, _| {
+                let (piece, _) = packer.pack_alone(blocks, piece);
                 link.ram(&[IoSlice::new(piece)])?;
                 board.write(|status| status.bytes += piece.len() as u64);
                 Ok::<_, SessionError>(())
@@ -156,7 +244,7 @@ impl Source {
     /// Makes the secondary what the guest is now.
     pub fn checkpoint<C: Channel>(&mut self, link: Level<C>, cause: Cause) -> Result<Level<C>, SessionError> {
         let epoch = link.epoch();
-        self.board.write(|status| status.phase = Phase::Checkpoint);
+        self.board.checkpoint_begins();
         let done = self.transaction(link, cause, epoch);
         if done.is_ok() {
             self.board.write(|status| status.phase = Phase::Level);
@@ -173,10 +261,11 @@ impl Source {
         cause: Cause,
         epoch: u64,
     ) -> Result<Level<C>, SessionError> {
-        let link = link.request()?.reply(&mut self.ranges)?;
+        let mut link = link.request()?.reply(&mut self.ranges)?;
         let (cut, stood) = self.cut(epoch)?;
         let begun = Instant::now();
         let package = package::write(&cut.state)?;
+        self.known.sent = Some((self.session, epoch));
         let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
         let (now, before) = copier.copies();
         let (theirs, ahead) = (&copier.theirs, &copier.ahead);
@@ -184,14 +273,25 @@ impl Source {
             let page = address / PAGE as u64;
             theirs.contains(page) || ahead.contains(page)
         };
-        let (piece, _) = self.packer.pack(&self.blocks, now.piece(), Some(before.piece()), foreign);
-        let ram_bytes = piece.len() as u64;
-        let link = link.pages(&[IoSlice::new(piece)])?.package(&[IoSlice::new(&package)])?;
-        let link = link.received()?;
+        let mut base = before.into_iter().flat_map(Capture::all).peekable();
+        let mut pieces = now.pieces().peekable();
+        let mut ram_bytes = 0;
+        let link = loop {
+            let piece = pieces.next().unwrap_or_default();
+            let (piece, _) = self.packer.pack(&self.blocks, piece, &mut base, foreign);
+            ram_bytes += piece.len() as u64;
+            if pieces.peek().is_none() {
+                break link.pages(&[IoSlice::new(piece)])?;
+            }
+            link.ram(&[IoSlice::new(piece)])?;
+        };
+        drop((base, pieces));
+        let link = link.package(&[IoSlice::new(&package)])?.received()?;
         let received = Instant::now();
         self.output.received(epoch);
         let link = link.loaded()?;
         self.output.loaded(epoch);
+        self.known = Known { loaded: self.known.sent, sent: None };
         let ahead = copier.ahead.count();
         copier.loaded();
         let epoch = Epoch {
@@ -237,6 +337,7 @@ impl Source {
 
     /// The guest is followed by nobody any more: writing costs it nothing.
     pub fn alone(&mut self) {
+        self.known = Known::default();
         if let Some(Err(error)) = self.copier.as_mut().map(|copier| copier.stop()) {
             tracing::warn!(%error, "the guest's writes are still noted, which slows it down");
         }

@@ -49,7 +49,8 @@ impl Buffer {
         let held = self.bytes.len() - self.len;
         if held < left.min(Self::STEP) {
             let more = left.min(Self::STEP) - held;
-            self.bytes.try_reserve(more)?;
+            // No more than that: what is kept by each side is bounded.
+            self.bytes.try_reserve_exact(more)?;
             self.bytes.resize(self.bytes.len() + more, 0);
         }
         let end = self.bytes.len().min(self.len.saturating_add(left));

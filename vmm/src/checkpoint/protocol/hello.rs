@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   0         8          12       16
-//!   │ magic   │ version  │ length │ role · side · mode · answer · capabilities · generation · session · VM ·
-//!   └ be64    └ be32     └ be32   └ blocks: count, then each a name and a size
+//!   │ magic   │ version  │ length │ role · side · mode · answer · capabilities · generation · session · held: session,
+//!   └ be64    └ be32     └ be32   └   epoch, room · VM · blocks: count, then each a name and a size
 //! ```
 //!
 //! The primary connects and speaks first. The secondary answers with its own hello in any case, so that both
@@ -18,7 +18,7 @@ use thiserror::Error;
 /// What a connection of this protocol begins with.
 pub const MAGIC: u64 = u64::from_be_bytes(*b"COLO-VM\n");
 /// The version of what is in this module and in [`super::message`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// RAM blocks of a guest.
 pub const BLOCKS: usize = 16;
 /// The bytes before those that depend on the version.
@@ -143,6 +143,17 @@ impl fmt::Display for Block {
     }
 }
 
+/// What a secondary has of a primary that it has lost, so that not all memory has to come again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The session of its last complete checkpoint. No other primary ever chooses that number.
+    pub session: u64,
+    /// The epoch that this checkpoint ended; 0: it holds none.
+    pub epoch: u64,
+    /// How many pages may wait there for the rest of an epoch.
+    pub room: u64,
+}
+
 /// What a side says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -161,6 +172,8 @@ pub struct Hello {
     pub generation: u64,
     /// A number by which the two connections of a session find each other; the primary chooses it.
     pub session: u64,
+    /// A secondary's: what it has. A primary has nothing to say here.
+    pub held: Held,
     /// Which VM.
     pub vm: Name,
     /// Its RAM.
@@ -178,6 +191,8 @@ pub struct Agreed {
     pub generation: u64,
     /// The primary's.
     pub session: u64,
+    /// The secondary's, if both are of one generation.
+    pub held: Held,
     /// How long messages may be.
     pub limits: Limits,
 }
@@ -298,6 +313,9 @@ impl Hello {
         body.extend(self.capabilities.0.to_be_bytes());
         body.extend(self.generation.to_be_bytes());
         body.extend(self.session.to_be_bytes());
+        body.extend(self.held.session.to_be_bytes());
+        body.extend(self.held.epoch.to_be_bytes());
+        body.extend(self.held.room.to_be_bytes());
         put_name(&mut body, &self.vm);
         let blocks = self.blocks.get(..BLOCKS).unwrap_or(&self.blocks);
         body.push(blocks.len() as u8);
@@ -337,6 +355,11 @@ impl Hello {
         let capabilities = Capabilities(bytes.be32("the capabilities")?);
         let generation = bytes.be64("the generation")?;
         let session = bytes.be64("the session")?;
+        let held = Held {
+            session: bytes.be64("the session that is held")?,
+            epoch: bytes.be64("the epoch that is held")?,
+            room: bytes.be64("the room for pages")?,
+        };
         let vm = bytes.name("the VM")?;
         let count = bytes.byte("the number of blocks")?;
         if usize::from(count) > BLOCKS {
@@ -347,7 +370,7 @@ impl Hello {
         if !bytes.0.is_empty() {
             return Err(HelloError::Trailing(bytes.0.len()));
         }
-        Ok(Self { role, side, mode, answer, capabilities, generation, session, vm, blocks })
+        Ok(Self { role, side, mode, answer, capabilities, generation, session, held, vm, blocks })
     }
 
     /// Whether this side and the peer fit, and what they agree on. Whether the secondary takes the connection is
@@ -384,6 +407,11 @@ impl Hello {
             capabilities: self.capabilities.common(peer.capabilities),
             generation: primary.generation,
             session: primary.session,
+            held: if primary.generation == secondary.generation {
+                secondary.held
+            } else {
+                Held { epoch: 0, ..secondary.held }
+            },
             limits: Limits::of(&self.blocks),
         })
     }

@@ -4,6 +4,7 @@
 //!   divergence ─┐
 //!   age ────────┤            idle ── wanted? ──begin──► under way (epoch n)
 //!   overflow ───┼─► trigger    ▲                         │  of epoch ≤ n: this one covers it
+//!   memory ─────┤              │                         │
 //!   timer ──────┤              │                         │  of epoch > n: remembered
 //!   operator ───┘              └── done: n + 1, failed: n, and its reasons are wanted again
 //! ```
@@ -28,6 +29,8 @@ pub enum Cause {
     Age,
     /// Too much waits.
     Overflow,
+    /// So much was written that the secondary would need much memory for it.
+    Memory,
     /// It is time.
     Timer,
     /// Somebody asked.
@@ -36,8 +39,8 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Start, Self::Divergence, Self::Age, Self::Overflow, Self::Timer, Self::Operator];
+    pub const ALL: [Self; 7] =
+        [Self::Start, Self::Divergence, Self::Age, Self::Overflow, Self::Memory, Self::Timer, Self::Operator];
 
     /// In logs and metrics.
     pub const fn name(self) -> &'static str {
@@ -46,6 +49,7 @@ impl Cause {
             Self::Divergence => "divergence",
             Self::Age => "age",
             Self::Overflow => "overflow",
+            Self::Memory => "memory",
             Self::Timer => "timer",
             Self::Operator => "operator",
         }

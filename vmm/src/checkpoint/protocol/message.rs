@@ -22,7 +22,7 @@ pub enum Code {
     CheckpointRequest = 1,
     /// Secondary: its guest stands; these ranges its guest has dirtied.
     CheckpointReply = 2,
-    /// Primary: the pages of the epoch that it has not sent before.
+    /// Primary: the last of the epoch's pages that it has not sent before.
     VmstateSend = 3,
     /// Primary: the device state, as one package. The length is its size.
     VmstateSize = 4,
@@ -30,18 +30,20 @@ pub enum Code {
     VmstateReceived = 5,
     /// Secondary: it is level with the primary.
     VmstateLoaded = 6,
-    /// Primary: pages, while its guest runs.
+    /// Primary: pages, in the first sync, ahead of a checkpoint, and of one.
     Ram = 16,
     /// Primary: with this every page has been sent once.
     Synced = 17,
     /// Primary: its guest has ended by itself, and nobody is to go on in its place. Without it a guest that was
     /// shut down could not be told from a host that died.
     Ended = 18,
+    /// Primary: not all memory comes again; it goes on from the checkpoint that the secondary said it holds.
+    Resume = 19,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::CheckpointReady,
         Self::CheckpointRequest,
         Self::CheckpointReply,
@@ -52,6 +54,7 @@ impl Code {
         Self::Ram,
         Self::Synced,
         Self::Ended,
+        Self::Resume,
     ];
 
     /// The one with this number. The number is unsigned from the wire to here: none is "negative".
@@ -77,6 +80,7 @@ impl Code {
             Self::Ram => "ram",
             Self::Synced => "synced",
             Self::Ended => "ended",
+            Self::Resume => "resume",
         }
     }
 }
@@ -131,8 +135,6 @@ pub struct Limits {
     pub piece: u64,
     /// The ranges of a reply.
     pub reply: u64,
-    /// The pages of an epoch.
-    pub pages: u64,
     /// The package of device state.
     pub package: u64,
 }
@@ -142,40 +144,32 @@ impl Limits {
     pub const PIECE: u64 = 16 << 20;
     /// The most of a package; QEMU's own limit of what `MIG_CMD_PACKAGED` holds.
     pub const PACKAGE: u64 = 1 << 24;
-    /// The bytes of a RAM record besides its page: flags and offset, and a block's name of any length.
-    const RECORD: u64 = 8 + 1 + 255;
     /// The bytes of a range: a block, where it begins, how long it is.
     const RANGE: u64 = 24;
     const PAGE: u64 = 4096;
 
-    /// What a guest with these blocks needs at worst: every page once, each with its block's name; every other
-    /// page a range of its own.
+    /// What a guest with these blocks needs at worst: every other page a range of its own. Of its pages there are as
+    /// many pieces as it takes.
     pub fn of(blocks: &[Block]) -> Self {
         let pages =
             blocks.iter().fold(0u64, |sum, block| sum.saturating_add(block.size.div_ceil(Self::PAGE)));
         let ranges = (pages / 2).saturating_add(blocks.len() as u64).saturating_add(1);
-        let end_of_section = 8;
-        Self {
-            piece: Self::PIECE,
-            reply: ranges.saturating_mul(Self::RANGE),
-            pages: pages.saturating_mul(Self::RECORD + Self::PAGE).saturating_add(end_of_section),
-            package: Self::PACKAGE,
-        }
+        Self { piece: Self::PIECE, reply: ranges.saturating_mul(Self::RANGE), package: Self::PACKAGE }
     }
 
     /// The most that may follow this code.
     pub const fn max(&self, code: Code) -> u64 {
         match code {
-            Code::Ram => self.piece,
+            Code::Ram | Code::VmstateSend => self.piece,
             Code::CheckpointReply => self.reply,
-            Code::VmstateSend => self.pages,
             Code::VmstateSize => self.package,
             Code::CheckpointReady
             | Code::CheckpointRequest
             | Code::VmstateReceived
             | Code::VmstateLoaded
             | Code::Synced
-            | Code::Ended => 0,
+            | Code::Ended
+            | Code::Resume => 0,
         }
     }
 }
@@ -201,14 +195,14 @@ mod tests {
             ]
         );
         assert_eq!(
-            (16..19).filter_map(Code::from_number).map(Code::name).collect::<Vec<_>>(),
-            ["ram", "synced", "ended"]
+            (16..20).filter_map(Code::from_number).map(Code::name).collect::<Vec<_>>(),
+            ["ram", "synced", "ended", "resume"]
         );
     }
 
     #[test]
     fn every_other_number_is_none_however_it_is_signed() {
-        for number in [7, 15, 19, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
+        for number in [7, 15, 20, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
             assert_eq!(Code::from_number(number), None, "{number:#x}");
         }
     }
@@ -217,9 +211,10 @@ mod tests {
     fn a_guest_of_any_size_has_limits() {
         let block = |size| Block { name: "pc.ram".parse().unwrap(), size };
         let limits = Limits::of(&[block(4096)]);
-        // A page with its block's name, and the end of the section.
-        assert_eq!(limits.pages, 8 + 1 + 255 + 4096 + 8);
-        assert_eq!(Limits::of(&[block(u64::MAX), block(u64::MAX)]).max(Code::VmstateSend), u64::MAX);
+        // One range at most, and one in case.
+        assert_eq!(limits.reply, 2 * 24);
+        assert_eq!(Limits::of(&[block(u64::MAX), block(u64::MAX)]).reply, ((1 << 52) + 3) * 24);
+        assert_eq!(limits.max(Code::VmstateSend), Limits::PIECE);
     }
 
     proptest! {

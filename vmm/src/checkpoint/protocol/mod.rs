@@ -4,13 +4,14 @@
 //!   primary                                   secondary
 //!     hello ─────────────────────────────────────► compares
 //!     compares ◄───────────────────────────────── hello
-//!     ram … ram, synced ─────────────────────────►             the first sync: epoch 0
+//!     ram … ram, synced ─────────────────────────►             the first sync: epoch 0; or
+//!     resume ────────────────────────────────────►             go on from what the secondary's hello says it holds
 //!           ◄──────────────────────── checkpoint-ready
 //!   ┌► ram … ram (background) ───────────────────► staged       epoch n = 1, 2, …
 //!   │ checkpoint-request ────────────────────────► (COLO: stops its guest)
 //!   │       ◄──────────────────────── checkpoint-reply (what its guest has dirtied)
 //!   │ (pause, copy, go on)
-//!   │ vmstate-send (pages), vmstate-size (device state) ───────►
+//!   │ ram … ram, vmstate-send (pages), vmstate-size (state) ───►
 //!   │       ◄──────────────────────── vmstate-received          held output may go
 //!   │       ◄──────────────────────── vmstate-loaded            level
 //!   └─ n := n + 1            … or: ended ───────►               the guest has ended

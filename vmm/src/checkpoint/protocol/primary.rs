@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Syncing ─synced─► Synced ─ready─► Level ─request─► Requested ─reply─► Replied ─pages─► PagesSent
-//!    │ ram             (waits)        ▲  │ ram           (waits)                              │ package
+//!    │ ram   resume    (waits)        ▲  │ ram           (waits)          │ ram                │ package
 //!    └─ended             (epoch + 1)  │  └─ended                                              ▼
 //!                                     └──────loaded── Received ◄──────received── Shipped ◄────┘
 //!                                                      (waits)                    (waits)
@@ -62,6 +62,12 @@ impl<C: Channel> Syncing<C> {
     /// Sends a piece of RAM records.
     pub fn ram(&mut self, records: &[IoSlice<'_>]) -> Result<(), Error> {
         self.0.send(Code::Ram, records)
+    }
+
+    /// Nothing is sent again: the secondary holds a checkpoint that both know.
+    pub fn resume(mut self) -> Result<Synced<C>, Error> {
+        self.0.send(Code::Resume, &[])?;
+        Ok(Synced(self.0))
     }
 
     /// Every page has been sent once.
@@ -134,7 +140,12 @@ impl<C: Channel> Replied<C> {
         self.0.epoch()
     }
 
-    /// Sends the RAM records of the epoch that were not sent ahead.
+    /// Sends a piece of the RAM records of the epoch that were not sent ahead.
+    pub fn ram(&mut self, records: &[IoSlice<'_>]) -> Result<(), Error> {
+        self.0.send(Code::Ram, records)
+    }
+
+    /// Sends the last piece of them.
     pub fn pages(mut self, records: &[IoSlice<'_>]) -> Result<PagesSent<C>, Error> {
         self.0.send(Code::VmstateSend, records)?;
         Ok(PagesSent(self.0))

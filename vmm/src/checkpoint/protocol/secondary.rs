@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   Syncing ─next─► Synced ─ready─► Level ─next─► Requested ─reply─► Replied ─pages─► PagesSent
-//!    ▲ │ ram                        ▲ ▲ │ ram                        (waits)           │ package (waits)
-//!    └─┘                (epoch + 1) │ └─┘                                              ▼
+//!    ▲ │ ram                        ▲ ▲ │ ram                        ▲ │ ram           │ package (waits)
+//!    └─┘                (epoch + 1) │ └─┘                            └─┘               ▼
 //!                                   └───────loaded── Received ◄─────received── Shipped ◄─┘
 //! ```
 //!
@@ -54,6 +54,8 @@ pub enum FirstSync<C> {
     Ram(Syncing<C>),
     /// There are no more.
     Synced(Synced<C>),
+    /// What is held is gone on from.
+    Resume(Synced<C>),
     /// The primary's guest has ended; nobody is to go on.
     Ended,
 }
@@ -69,6 +71,15 @@ pub enum Next<C> {
     Ended,
 }
 
+/// What came of a checkpoint's pages.
+#[derive(Debug)]
+pub enum Pages<C> {
+    /// A piece of RAM records, which the buffer has; more follow.
+    More(Replied<C>),
+    /// The last piece, which the buffer has.
+    All(PagesSent<C>),
+}
+
 impl<C: Channel> Syncing<C> {
     /// Begins after the hellos.
     pub fn new(channel: C, limits: Limits, patience: Patience) -> Self {
@@ -77,10 +88,11 @@ impl<C: Channel> Syncing<C> {
 
     /// Waits for what comes next.
     pub fn next(mut self, records: &mut Buffer) -> Result<FirstSync<C>, Error> {
-        const WANTED: &[Code] = &[Code::Ram, Code::Synced, Code::Ended];
+        const WANTED: &[Code] = &[Code::Ram, Code::Synced, Code::Ended, Code::Resume];
         let due = Due { wanted: WANTED, phase: Phase::FirstSync, idle: true };
         match self.0.receive(due, records)? {
             Code::Synced => Ok(FirstSync::Synced(Synced(self.0))),
+            Code::Resume => Ok(FirstSync::Resume(Synced(self.0))),
             Code::Ended => Ok(FirstSync::Ended),
             // Nothing else is wanted.
             _ => Ok(FirstSync::Ram(self)),
@@ -129,11 +141,15 @@ impl<C: Channel> Requested<C> {
 }
 
 impl<C: Channel> Replied<C> {
-    /// Waits for the RAM records of the epoch that were not sent ahead.
-    pub fn pages(mut self, records: &mut Buffer) -> Result<PagesSent<C>, Error> {
-        let due = Due { wanted: &[Code::VmstateSend], phase: Phase::Replied, idle: false };
-        self.0.receive(due, records)?;
-        Ok(PagesSent(self.0))
+    /// Waits for RAM records of the epoch that were not sent ahead.
+    pub fn pages(mut self, records: &mut Buffer) -> Result<Pages<C>, Error> {
+        const WANTED: &[Code] = &[Code::Ram, Code::VmstateSend];
+        let due = Due { wanted: WANTED, phase: Phase::Replied, idle: false };
+        match self.0.receive(due, records)? {
+            Code::Ram => Ok(Pages::More(self)),
+            // Nothing else is wanted.
+            _ => Ok(Pages::All(PagesSent(self.0))),
+        }
     }
 }
 

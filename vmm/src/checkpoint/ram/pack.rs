@@ -10,7 +10,8 @@
 
 use super::records::{self, Content, DELTA, EOS, LZ4, PLAIN, Record, Records, ZERO};
 use super::{Blocks, PAGE};
-use lz4_flex::block::{compress_into, get_maximum_output_size};
+use lz4_flex::block::{compress_into, decompress_into, get_maximum_output_size};
+use std::iter::{self, Peekable};
 
 /// What is done to pages before they are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -58,14 +59,14 @@ impl Packer {
         self.packing
     }
 
-    /// Packs `piece`, a whole one with plain pages in order. `base` is the piece that the secondary loaded
-    /// before, if it has; `foreign` says which pages, by their address in the guest, are something else there
-    /// now: those have no base.
-    pub fn pack<'a>(
+    /// Packs `piece`, a whole one with plain pages in order. `base` are the pages that the secondary loaded before,
+    /// if it has; the pieces of one capture take from it one after the other. `foreign` says which pages, by their
+    /// address in the guest, are something else there now: those have no base.
+    pub fn pack<'a, 'b>(
         &'a mut self,
         blocks: &Blocks,
         piece: &'a [u8],
-        base: Option<&[u8]>,
+        base: &mut Peekable<impl Iterator<Item = Record<'b>>>,
         foreign: impl Fn(u64) -> bool,
     ) -> (&'a [u8], Packed) {
         let mut packed = Packed::default();
@@ -76,29 +77,30 @@ impl Packer {
         self.repack(blocks, piece, base, foreign)
     }
 
-    /// Packs a piece of the first transfer: most of a guest's memory are zeros.
-    pub fn pack_first<'a>(&'a mut self, blocks: &Blocks, piece: &[u8]) -> (&'a [u8], Packed) {
-        self.repack(blocks, piece, None, |_| true)
+    /// Packs a piece that has no base.
+    pub fn pack_alone<'a>(&'a mut self, blocks: &Blocks, piece: &'a [u8]) -> (&'a [u8], Packed) {
+        self.pack(blocks, piece, &mut iter::empty().peekable(), |_| true)
     }
 
-    fn repack<'a>(
+    /// Packs a piece of the first transfer: most of a guest's memory are zeros.
+    pub fn pack_first<'a>(&'a mut self, blocks: &Blocks, piece: &[u8]) -> (&'a [u8], Packed) {
+        self.repack(blocks, piece, &mut iter::empty().peekable(), |_| true)
+    }
+
+    fn repack<'a, 'b>(
         &'a mut self,
         blocks: &Blocks,
         piece: &[u8],
-        base: Option<&[u8]>,
+        base: &mut Peekable<impl Iterator<Item = Record<'b>>>,
         foreign: impl Fn(u64) -> bool,
     ) -> (&'a [u8], Packed) {
         let mut packed = Packed::default();
         self.out.clear();
-        let mut base = (self.packing == Packing::Delta)
-            .then_some(base)
-            .flatten()
-            .map(|base| Records::new(blocks, base).flatten().peekable());
         let mut block = None;
         for record in Records::new(blocks, piece).flatten() {
             let Record { block: number, offset, content: Content::Plain(page) } = record else { continue };
             let place = (number, offset);
-            let before = base.as_mut().and_then(|base| {
+            let before = (self.packing == Packing::Delta).then_some(&mut *base).and_then(|base| {
                 while base.next_if(|record| (record.block, record.offset) < place).is_some() {}
                 base.next_if(|record| (record.block, record.offset) == place)
             });
@@ -153,6 +155,15 @@ impl Packer {
         records::begin(&mut self.out, offset, PLAIN, name);
         self.out.extend(page);
         packed.plain += 1;
+    }
+}
+
+/// A page that was compressed. It is checked that it is one.
+pub(super) fn unpack(compressed: &[u8], page: &mut [u8; PAGE]) -> Result<(), String> {
+    match decompress_into(compressed, page) {
+        Ok(PAGE) => Ok(()),
+        Ok(other) => Err(format!("it becomes {other} bytes")),
+        Err(error) => Err(error.to_string()),
     }
 }
 

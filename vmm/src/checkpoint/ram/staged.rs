@@ -1,28 +1,29 @@
 //! Pages that have come, and wait for the rest of their epoch.
 //!
 //! ```text
-//!   buffer ─► a piece is received into it ─► accept: every record is checked and decompressed
-//!                                               │  … more pieces …
-//!   epoch complete ─► apply: copies only, cannot fail             discard: as if nothing had come
+//!   buffer ─► a piece is received into it ─► accept: every record is checked, all is kept as it came
+//!                                               │  … more pieces …: in memory up to a bound, then in a file
+//!   epoch complete ─► apply: unpacks and copies                   discard: as if nothing had come
 //! ```
+//!
+//! What came packed waits packed: it is unpacked once to see that it can be, and once more when it is applied.
 
-use super::pack::xor;
+use super::pack::{unpack, xor};
 use super::records::{Content, Record, RecordError, Records};
+use super::spill::Spill;
 use super::sys::Arena;
 use super::{Blocks, PAGE, records};
 use crate::checkpoint::protocol::Buffer;
 use crate::memory::GuestRam;
-use lz4_flex::block::decompress_into;
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-/// What is kept of each piece's memory between epochs.
-const KEPT: usize = 4 << 20;
-/// How many pieces' memory is kept.
-const POOL: usize = 4;
+/// The part of the guest's memory that may wait in memory, if there is a file for the rest: an eighth.
+const SHARE: usize = 8;
+/// That at least.
+const LEAST: usize = 4 << 20;
 
 /// Pieces that cannot be staged.
 #[derive(Debug, Error)]
@@ -45,120 +46,158 @@ pub enum StageError {
     Record(#[from] RecordError),
 }
 
-/// What is to be done to a page.
+/// Pages that cannot be put into the guest's memory.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// No such memory, which only a bug asks for.
+    #[error("cannot put pages into the guest's memory: {0}")]
+    Copy(#[from] GuestMemoryError),
+    /// The disk has lost them.
+    #[error(
+        "cannot read pages back from the file that they waited in: {0}; look after the disk of --spill, or leave that out"
+    )]
+    Spill(io::Error),
+    /// They are not what was put there.
+    #[error(
+        "pages are not what they were when they came: {0}; look after the disk of --spill, and the host's memory"
+    )]
+    Changed(StageError),
+}
+
+/// Where a piece waits.
 #[derive(Clone, Copy, Debug)]
-enum Change {
-    Zero,
-    /// It becomes what is there in a piece.
-    Copy {
-        piece: u32,
-        at: u32,
-    },
-    /// It becomes what was decompressed to there.
-    Unpacked(usize),
-    /// It is changed by what was decompressed to there.
-    Xor(usize),
+enum Place {
+    /// In the arena, from there on.
+    Memory(usize),
+    /// In the file.
+    Spilled(u64),
 }
 
 /// The pages of the epoch that is being received.
 #[derive(Debug)]
 pub struct Staged {
     blocks: Arc<Blocks>,
-    pieces: Vec<Buffer>,
-    bytes: usize,
-    unpacked: Arena,
+    /// In the order in which they came; each with its length.
+    pieces: Vec<(Place, usize)>,
+    arena: Arena,
     used: usize,
-    changes: Vec<(u64, Change)>,
-    pool: Vec<Buffer>,
+    /// How much of the arena has memory.
+    touched: usize,
+    /// How much of it is used if there is a file for the rest, and kept in any case.
+    bound: usize,
+    spill: Option<Spill>,
+    bytes: usize,
+    pages: usize,
     most_pages: usize,
+    /// What is received into.
+    buffer: Option<Buffer>,
 }
 
 impl Staged {
     /// Nothing yet. A page may be sent ahead, and once more with its epoch.
-    pub fn new(blocks: Arc<Blocks>) -> io::Result<Self> {
+    pub fn new(blocks: Arc<Blocks>, spill: Option<Spill>) -> io::Result<Self> {
+        let bound = (blocks.bytes() as usize / SHARE).max(LEAST);
+        Self::with_bound(blocks, spill, bound)
+    }
+
+    /// With another bound of what waits in memory.
+    pub fn with_bound(blocks: Arc<Blocks>, spill: Option<Spill>, bound: usize) -> io::Result<Self> {
         let most_pages = 2 * (blocks.bytes() as usize / PAGE);
-        let unpacked = Arena::new(most_pages * PAGE)?;
-        let (pieces, changes, pool) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { blocks, pieces, bytes: 0, unpacked, used: 0, changes, pool, most_pages })
+        let arena = Arena::new(most_bytes(most_pages))?;
+        Ok(Self {
+            blocks,
+            pieces: Vec::new(),
+            arena,
+            used: 0,
+            touched: 0,
+            bound,
+            spill,
+            bytes: 0,
+            pages: 0,
+            most_pages,
+            buffer: None,
+        })
+    }
+
+    /// How many pages may wait without the bound being passed, whatever they hold.
+    pub fn room(&self) -> usize {
+        if self.spill.is_some() { self.most_pages / 2 } else { self.bound / records::RECORD }
     }
 
     /// How many pages wait.
     pub fn pages(&self) -> usize {
-        self.changes.len()
+        self.pages
     }
 
-    /// A buffer to receive into: one that was used before, if there is one.
+    /// A buffer to receive into: the one that was used before, if it came back.
     pub fn buffer(&mut self) -> Buffer {
-        self.pool.pop().unwrap_or_default()
+        self.buffer.take().unwrap_or_default()
     }
 
     /// Takes a piece: all of it is looked at here. Says how many pages it brings.
     pub fn accept(&mut self, piece: Buffer) -> Result<usize, StageError> {
+        let before = self.pages;
+        let (kept, len) = (self.keep(piece.bytes()), piece.bytes().len());
+        self.buffer = Some(piece);
+        self.pieces.push((kept?, len));
+        Ok(self.pages - before)
+    }
+
+    fn keep(&mut self, piece: &[u8]) -> Result<Place, StageError> {
         // Records of pages that are all zeros are small, so bytes alone bound nothing.
-        let most = self.most_pages * records::RECORD + (1 << 20);
-        self.bytes += piece.bytes().len();
-        if self.bytes > most || u32::try_from(piece.bytes().len()).is_err() {
+        let most = most_bytes(self.most_pages);
+        self.bytes += piece.len();
+        if self.bytes > most {
             return Err(StageError::Full { bytes: self.bytes, most });
         }
-        let number = self.pieces.len() as u32;
-        let before = self.changes.len();
-        let base = piece.bytes().as_ptr().addr();
-        for record in Records::new(&self.blocks, piece.bytes()) {
-            if self.changes.len() >= self.most_pages {
+        let mut page = [0; PAGE];
+        for record in Records::new(&self.blocks, piece) {
+            if self.pages >= self.most_pages {
                 return Err(StageError::Many(self.most_pages));
             }
             let Record { block, offset, content } = record?;
-            let start = self.blocks.get(block).map_or(0, |block| block.start);
-            let place = (block, offset);
-            let change = match content {
-                Content::Zero => Change::Zero,
-                Content::Plain(page) => {
-                    Change::Copy { piece: number, at: (page.as_ptr().addr() - base) as u32 }
-                }
-                Content::Lz4(compressed) => {
-                    Change::Unpacked(unpack(&mut self.unpacked, &mut self.used, place, compressed)?)
-                }
-                Content::Delta(compressed) => {
-                    Change::Xor(unpack(&mut self.unpacked, &mut self.used, place, compressed)?)
-                }
-            };
-            self.changes.push((start + offset, change));
-        }
-        self.pieces.push(piece);
-        Ok(self.changes.len() - before)
-    }
-
-    /// The guest's addresses of the pages that wait, as they came.
-    pub fn addresses(&self) -> impl Iterator<Item = u64> {
-        self.changes.iter().map(|(address, _)| *address)
-    }
-
-    /// Puts them into the guest's memory, and has none any more. The addresses were checked against the
-    /// blocks of this guest, so an error is a bug.
-    pub fn apply(&mut self, ram: &GuestRam) -> Result<(), GuestMemoryError> {
-        for (address, change) in &self.changes {
-            let address = GuestAddress(*address);
-            match *change {
-                Change::Zero => {
-                    let mut page = [0; PAGE];
-                    ram.read_slice(&mut page, address)?;
-                    // Memory that was never touched need not be now.
-                    if !records::is_zero(&page) {
-                        ram.write_slice(&[0; PAGE], address)?;
-                    }
-                }
-                Change::Copy { piece, at } => {
-                    let piece = self.pieces.get(piece as usize).map_or(&[][..], Buffer::bytes);
-                    ram.write_slice(&piece[page(at as usize)], address)?;
-                }
-                Change::Unpacked(at) => ram.write_slice(&self.unpacked.bytes()[page(at)], address)?,
-                Change::Xor(at) => {
-                    let (mut now, mut difference) = ([0; PAGE], [0; PAGE]);
-                    ram.read_slice(&mut now, address)?;
-                    difference.copy_from_slice(&self.unpacked.bytes()[page(at)]);
-                    ram.write_slice(&xor(&now, &difference), address)?;
-                }
+            if let Content::Lz4(compressed) | Content::Delta(compressed) = content {
+                unpack(compressed, &mut page).map_err(|why| RecordError::Compressed {
+                    block,
+                    offset,
+                    why,
+                })?;
             }
+            self.pages += 1;
+        }
+        let end = self.used + piece.len();
+        if end > self.bound
+            && let Some(spill) = &mut self.spill
+        {
+            match spill.put(piece) {
+                Ok(at) => return Ok(Place::Spilled(at)),
+                // A full disk is no reason to lose an epoch.
+                Err(error) => tracing::warn!("pages wait in memory, as their file takes no more: {error}"),
+            }
+        }
+        let at = self.used;
+        let full = StageError::Full { bytes: self.bytes, most };
+        self.arena.bytes_mut().get_mut(at..end).ok_or(full)?.copy_from_slice(piece);
+        self.used = end;
+        self.touched = self.touched.max(end);
+        Ok(Place::Memory(at))
+    }
+
+    /// Puts them into the guest's memory, and has none any more. All was checked when it came, so an error is a bug,
+    /// or a file that has lost what is in it.
+    pub fn apply(&mut self, ram: &GuestRam) -> Result<(), ApplyError> {
+        let mut back = Vec::new();
+        for (place, len) in &self.pieces {
+            let piece = match (*place, &self.spill) {
+                (Place::Memory(at), _) => &self.arena.bytes()[at..at + len],
+                (Place::Spilled(at), Some(spill)) => {
+                    back.resize(*len, 0);
+                    spill.get(at, &mut back).map_err(ApplyError::Spill)?;
+                    &back
+                }
+                (Place::Spilled(_), None) => &[],
+            };
+            put(&self.blocks, piece, ram)?;
         }
         self.discard();
         Ok(())
@@ -166,42 +205,54 @@ impl Staged {
 
     /// Forgets what has come.
     pub fn discard(&mut self) {
-        self.changes.clear();
-        self.changes.shrink_to(KEPT / PAGE);
-        for mut piece in self.pieces.drain(..) {
-            if self.pool.len() < POOL {
-                piece.shrink(KEPT);
-                self.pool.push(piece);
-            }
-        }
+        self.pieces.clear();
+        self.pages = 0;
         self.bytes = 0;
-        if self.used > KEPT {
-            self.unpacked.give_back(KEPT);
+        // As much as the last epoch took is kept, so that the next one does not have to touch it again.
+        let keep = (2 * self.used).clamp(LEAST, self.bound.max(LEAST));
+        if self.touched > self.bound || self.touched > 4 * keep {
+            self.arena.give_back(keep);
+            self.touched = keep.min(self.touched);
         }
         self.used = 0;
+        if let Some(spill) = &mut self.spill {
+            spill.clear();
+        }
     }
 }
 
-fn unpack(
-    arena: &mut Arena,
-    used: &mut usize,
-    (block, offset): (usize, u64),
-    compressed: &[u8],
-) -> Result<usize, StageError> {
-    let most = arena.bytes().len();
-    let at = *used;
-    let room = arena.bytes_mut().get_mut(at..at + PAGE);
-    let room = room.ok_or(StageError::Full { bytes: at + PAGE, most })?;
-    let wrong = |why| RecordError::Compressed { block, offset, why };
-    match decompress_into(compressed, room) {
-        Ok(PAGE) => {}
-        Ok(other) => return Err(wrong(format!("it becomes {other} bytes")).into()),
-        Err(error) => return Err(wrong(error.to_string()).into()),
-    }
-    *used += PAGE;
-    Ok(at)
+/// More than so many pages never take, whatever they hold.
+fn most_bytes(pages: usize) -> usize {
+    pages * records::RECORD + (1 << 20)
 }
 
-fn page(at: usize) -> Range<usize> {
-    at..at + PAGE
+/// Puts a piece into the guest's memory.
+fn put(blocks: &Blocks, piece: &[u8], ram: &GuestRam) -> Result<(), ApplyError> {
+    let changed = |error: RecordError| ApplyError::Changed(error.into());
+    let (mut now, mut page) = ([0; PAGE], [0; PAGE]);
+    for record in Records::new(blocks, piece) {
+        let Record { block, offset, content } = record.map_err(changed)?;
+        let start = blocks.get(block).map_or(0, |block| block.start);
+        let address = GuestAddress(start + offset);
+        if let Content::Lz4(compressed) | Content::Delta(compressed) = content {
+            let wrong = |why| changed(RecordError::Compressed { block, offset, why });
+            unpack(compressed, &mut page).map_err(wrong)?;
+        }
+        match content {
+            Content::Zero => {
+                ram.read_slice(&mut now, address)?;
+                // Memory that was never touched need not be now.
+                if !records::is_zero(&now) {
+                    ram.write_slice(&[0; PAGE], address)?;
+                }
+            }
+            Content::Plain(page) => ram.write_slice(page, address)?,
+            Content::Lz4(_) => ram.write_slice(&page, address)?,
+            Content::Delta(_) => {
+                ram.read_slice(&mut now, address)?;
+                ram.write_slice(&xor(&now, &page), address)?;
+            }
+        }
+    }
+    Ok(())
 }

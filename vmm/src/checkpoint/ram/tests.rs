@@ -54,6 +54,14 @@ fn capture(capture: &mut Capture, ram: &GuestRam, pages: impl IntoIterator<Item 
     capture.end();
 }
 
+/// The only piece.
+fn whole(capture: &Capture) -> &[u8] {
+    let mut pieces = capture.pieces();
+    let piece = pieces.next().unwrap();
+    assert_eq!(pieces.next(), None);
+    piece
+}
+
 fn all(ram: &GuestRam) -> Vec<Vec<u8>> {
     let read = |page| {
         let mut content = vec![0; PAGE];
@@ -87,11 +95,14 @@ proptest! {
             ),
             1..6,
         ),
+        bound in prop_oneof![Just(None), Just(Some(0)), (0..100_000_usize).prop_map(Some)],
     ) {
         let (ours, theirs) = (memory(), memory());
         let blocks = Arc::new(Blocks::of(&ours));
         let mut captures = [0, 1].map(|_| Capture::new(blocks.clone()).unwrap());
-        let mut staged = Staged::new(blocks.clone()).unwrap();
+        let file = || Spill::of(tempfile::tempfile().unwrap());
+        let (spill, bound) = (bound.map(|_| file()), bound.unwrap_or(0));
+        let mut staged = Staged::with_bound(blocks.clone(), spill, bound).unwrap();
         let mut packer = Packer::new(packing);
         let epochs: Vec<(Writes, Writes, BTreeSet<u64>)> = epochs;
         for (number, (written, theirs_wrote, ahead)) in epochs.into_iter().enumerate() {
@@ -102,12 +113,14 @@ proptest! {
             let ahead: Vec<u64> = ahead.into_iter().filter(|page| written.contains_key(page)).collect();
             let mut extra = Capture::new(blocks.clone()).unwrap();
             capture(&mut extra, &ours, ahead.iter().copied());
-            stage(&mut staged, packer.pack(&blocks, extra.piece(), None, |_| false).0).unwrap();
+            stage(&mut staged, packer.pack_alone(&blocks, whole(&extra)).0).unwrap();
             let dirty: BTreeSet<u64> = written.keys().chain(theirs_wrote.keys()).copied().collect();
             capture(now, &ours, dirty.iter().copied());
             let foreign: BTreeSet<u64> = theirs_wrote.keys().chain(&ahead).map(|page| address(*page)).collect();
-            let base = (number > 0).then(|| before.piece());
-            let (piece, packed) = packer.pack(&blocks, now.piece(), base, |address| foreign.contains(&address));
+            let mut base = (number > 0).then_some(&*before).into_iter().flat_map(Capture::all).peekable();
+            let foreign = |address| foreign.contains(&address);
+            let (piece, packed) = packer.pack(&blocks, whole(now), &mut base, foreign);
+            drop(base);
             prop_assert_eq!(packed.zero + packed.plain + packed.lz4 + packed.delta, dirty.len());
             stage(&mut staged, piece).unwrap();
             staged.apply(&theirs).unwrap();
@@ -126,8 +139,32 @@ proptest! {
             bytes.extend(&noise);
         }
         bytes.extend(&noise);
-        let _ = stage(&mut Staged::new(blocks).unwrap(), &bytes);
+        let _ = stage(&mut Staged::new(blocks, None).unwrap(), &bytes);
     }
+}
+
+#[test]
+fn a_file_that_fails_loses_nothing_unnoticed() {
+    let ram = memory();
+    let blocks = Arc::new(Blocks::of(&ram));
+    let pages: Writes = (0..2 * LOW).map(|page| (page, vec![page as u8 + 1; PAGE])).collect();
+    put(&ram, &pages);
+    let mut now = Capture::new(blocks.clone()).unwrap();
+    capture(&mut now, &ram, 0..2 * LOW);
+    // A full disk: they wait in memory.
+    let full = std::fs::File::options().read(true).write(true).open("/dev/full").unwrap();
+    let mut staged = Staged::with_bound(blocks.clone(), Some(Spill::of(full)), 0).unwrap();
+    stage(&mut staged, whole(&now)).unwrap();
+    let theirs = memory();
+    staged.apply(&theirs).unwrap();
+    assert_eq!(all(&ram), all(&theirs));
+    // A file that has lost what was in it.
+    let file = tempfile::tempfile().unwrap();
+    let mut staged = Staged::with_bound(blocks, Some(Spill::of(file.try_clone().unwrap())), 0).unwrap();
+    stage(&mut staged, whole(&now)).unwrap();
+    file.set_len(0).unwrap();
+    let error = staged.apply(&memory()).unwrap_err();
+    assert!(matches!(error, staged::ApplyError::Spill(_)), "{error}");
 }
 
 #[test]
@@ -139,11 +176,11 @@ fn a_piece_that_is_cut_anywhere_is_refused() {
         let mut now = Capture::new(blocks.clone()).unwrap();
         capture(&mut now, &ram, [1, 2, 9]);
         let mut packer = Packer::new(packing);
-        let (piece, _) = packer.pack(&blocks, now.piece(), None, |_| false);
+        let (piece, _) = packer.pack_alone(&blocks, whole(&now));
         for len in 0..piece.len() {
-            stage(&mut Staged::new(blocks.clone()).unwrap(), &piece[..len]).unwrap_err();
+            stage(&mut Staged::new(blocks.clone(), None).unwrap(), &piece[..len]).unwrap_err();
         }
-        stage(&mut Staged::new(blocks.clone()).unwrap(), piece).unwrap();
+        stage(&mut Staged::new(blocks.clone(), None).unwrap(), piece).unwrap();
     }
 }
 
@@ -151,7 +188,7 @@ fn a_piece_that_is_cut_anywhere_is_refused() {
 fn what_cannot_be_is_said_with_its_place() {
     let blocks = Arc::new(Blocks::of(&memory()));
     let check =
-        |bytes: &[u8]| stage(&mut Staged::new(blocks.clone()).unwrap(), bytes).unwrap_err().to_string();
+        |bytes: &[u8]| stage(&mut Staged::new(blocks.clone(), None).unwrap(), bytes).unwrap_err().to_string();
     let record = |offset, flags, name| {
         let mut bytes = Vec::new();
         records::begin(&mut bytes, offset, flags, name);
@@ -185,5 +222,54 @@ fn a_capture_keeps_to_its_room() {
     small.prepare(100);
     small.begin();
     small.end();
-    assert_eq!(small.piece(), records::EOS.to_be_bytes());
+    assert_eq!(whole(&small), records::EOS.to_be_bytes());
+}
+
+/// More pages than a piece has, in runs that begin and end anywhere: each piece can be read alone, and together they
+/// are all pages.
+#[test]
+fn a_capture_is_made_of_pieces_that_can_be_read_alone() {
+    const PAGES: usize = 3 * capture::PIECE;
+    let ram = GuestRam::from_ranges(&[(GuestAddress(0), PAGES * PAGE), (GuestAddress(HIGH), PAGES * PAGE)])
+        .unwrap();
+    let blocks = Arc::new(Blocks::of(&ram));
+    let mut capture = Capture::new(blocks.clone()).unwrap();
+    let runs = [(0, 5), (7, 1), (9, 1017), (1026, 1024), (2060, 1000)];
+    for from in [0, HIGH] {
+        for (first, count) in runs {
+            for page in first..first + count {
+                let at = GuestAddress(from + page * PAGE as u64);
+                ram.write_obj(page as u32 ^ (from >> 32) as u32 ^ 0x5555_0000, at).unwrap();
+            }
+        }
+    }
+    for _ in 0..2 {
+        capture.begin();
+        for from in [0, HIGH] {
+            for (first, count) in runs {
+                capture.pages_at(&ram, from + first * PAGE as u64, count as usize).unwrap();
+            }
+        }
+        capture.end();
+        let mut found = Vec::new();
+        for piece in capture.pieces() {
+            let records: Result<Vec<_>, _> = Records::new(&blocks, piece).collect();
+            let records = records.unwrap();
+            assert!((1..=capture::PIECE).contains(&records.len()), "{}", records.len());
+            for Record { block, offset, content } in records {
+                let Content::Plain(page) = content else { panic!("{content:?}") };
+                let word = u32::from_le_bytes(*page.first_chunk().unwrap());
+                assert_eq!(word, (offset / PAGE as u64) as u32 ^ block as u32 ^ 0x5555_0000);
+                found.push((block, offset / PAGE as u64));
+            }
+        }
+        let expected: Vec<_> = (0..2)
+            .flat_map(|block| {
+                runs.into_iter().flat_map(move |(at, n)| (at..at + n).map(move |page| (block, page)))
+            })
+            .collect();
+        assert!(found == expected);
+        assert_eq!(capture.pages(), expected.len());
+        assert_eq!(capture.pieces().count(), expected.len().div_ceil(capture::PIECE));
+    }
 }

@@ -211,7 +211,7 @@ impl Secondary {
     fn follow(&mut self, stream: Stream, agreed: &Agreed, seat: Seat) -> Option<Fate> {
         self.session += 1;
         let peer = stream.peer().map(|peer| peer.to_string());
-        tracing::info!(peer, "a primary is there; all memory comes from it");
+        tracing::info!(peer, "a primary is there");
         let of = self.sink.of();
         self.board.write(|status| {
             status.phase = Phase::Syncing;
@@ -219,7 +219,6 @@ impl Secondary {
             status.sessions += 1;
             status.error = None;
             status.sync = super::status::Sync { of, ..super::status::Sync::default() };
-            status.epoch = 0;
         });
         self.orders.interrupts(stream.hangup());
         let over = self.session(stream, agreed);
@@ -296,7 +295,7 @@ impl Secondary {
 
     fn checkpoints(&mut self, stream: Stream, agreed: &Agreed) -> Result<(), Over> {
         let Step::Level(mut link) =
-            self.sink.sync(Syncing::new(stream, agreed.limits, self.settings.patience))?
+            self.sink.sync(Syncing::new(stream, agreed.limits, self.settings.patience), agreed.session)?
         else {
             return Ok(());
         };

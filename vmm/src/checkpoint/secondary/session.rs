@@ -1,7 +1,7 @@
 //! A session of the secondary: it becomes, again and again, what the primary was.
 //!
 //! ```text
-//!   sync: pages go straight into memory        (no guest runs yet)
+//!   sync: pages go straight into memory        (no guest runs yet), or resume: what is held is good
 //!     └► level ── pages ahead: staged
 //!          ▲ └─── request: the guest stands, what it wrote is told ─► pages, package: staged, all of it read
 //!          │                                                            │ the peer is lost: as if nothing had come
@@ -10,11 +10,15 @@
 //!          └──── the guest goes on ◄─ pages copied ◄─┴─ received: from here on nothing can prevent it
 //! ```
 
+use crate::checkpoint::Holding;
 use crate::checkpoint::package;
-use crate::checkpoint::protocol::secondary::{FirstSync, Level, Next, Received, Requested, Shipped, Syncing};
+use crate::checkpoint::protocol::hello::Held;
+use crate::checkpoint::protocol::secondary::{
+    FirstSync, Level, Next, Pages as Brought, Received, Requested, Shipped, Syncing,
+};
 use crate::checkpoint::protocol::{Buffer, Channel, Error as ProtocolError};
-use crate::checkpoint::ram::staged::StageError;
-use crate::checkpoint::ram::{Blocks, PAGE, Staged};
+use crate::checkpoint::ram::Staged;
+use crate::checkpoint::ram::staged::{ApplyError, StageError};
 use crate::checkpoint::status::{Board, Cause, Epoch, Mode, Phase, Stood};
 use crate::control::ControlError;
 use crate::dirty::{DirtyError, PageSet, Tracker};
@@ -24,7 +28,6 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use vm_memory::GuestMemoryError;
 
 /// A session that cannot go on. The guest is what the last complete checkpoint made it, and what it ran since.
 #[derive(Debug, Error)]
@@ -44,12 +47,15 @@ pub enum SessionError {
     /// Nobody knows what the guest wrote.
     #[error(transparent)]
     Dirty(#[from] DirtyError),
-    /// Pages cannot be copied, which only a bug does.
-    #[error("cannot put pages into the guest's memory: {0}")]
-    Copy(#[from] GuestMemoryError),
+    /// Pages cannot be put into memory: the guest is no whole one any more.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// The guest has ended.
     #[error(transparent)]
     Guest(#[from] ControlError),
+    /// The primary goes on from nothing.
+    #[error("the primary goes on from a checkpoint that is not held here; this is a bug of one of the two")]
+    Unheld,
     /// A bug ended what has the pages.
     #[error("the pages that were received are lost, which is a bug; start the secondary anew")]
     Lost,
@@ -124,6 +130,10 @@ pub struct Sink {
     ahead_bytes: u64,
     /// Whether the guest has been made what the primary was, once at least.
     level: bool,
+    /// Which one that was, as long as no doubt is possible.
+    holding: Holding,
+    /// The session's number.
+    session: u64,
     /// Whether it stands for a checkpoint.
     held: bool,
     /// The guest's pages.
@@ -135,16 +145,18 @@ impl Sink {
     pub fn new(
         freezer: Freezer,
         ram: Arc<GuestRam>,
-        blocks: Arc<Blocks>,
+        staged: Staged,
         tracker: Box<dyn Tracker>,
         mode: Mode,
         board: Arc<Board>,
-    ) -> std::io::Result<Self> {
-        let of = blocks.bytes() / PAGE as u64;
+    ) -> Self {
         let (mine, late) = (PageSet::new(&ram), PageSet::new(&ram));
-        let pages = Some(Box::new(Pages { staged: Staged::new(blocks)?, tracker, mine, late }));
+        let of = mine.capacity();
+        let holding = Holding::default();
+        holding.set(Held { room: staged.room() as u64, ..Held::default() });
+        let pages = Some(Box::new(Pages { staged, tracker, mine, late }));
         let (package, ranges) = (Buffer::new(), Vec::new());
-        Ok(Self {
+        Self {
             freezer,
             ram,
             mode,
@@ -155,9 +167,11 @@ impl Sink {
             ahead: 0,
             ahead_bytes: 0,
             level: false,
+            holding,
+            session: 0,
             held: false,
             of,
-        })
+        }
     }
 
     /// Whether it could take over.
@@ -165,20 +179,30 @@ impl Sink {
         self.level
     }
 
+    /// What it holds, for its door.
+    pub fn holding(&self) -> Holding {
+        self.holding.clone()
+    }
+
+    /// What the guest is, is in doubt for a new session.
+    fn doubt(&self) {
+        self.holding.set(Held { epoch: 0, ..self.holding.get() });
+    }
+
     fn pages(&mut self) -> Result<&mut Pages, SessionError> {
         self.pages.as_deref_mut().ok_or(SessionError::Lost)
     }
 
-    /// Takes all memory. What the guest was before is gone with the first page.
-    pub fn sync<C: Channel>(&mut self, mut link: Syncing<C>) -> Result<Step<C>, SessionError> {
-        self.hold()?;
+    /// Takes all memory: what the guest was before is gone with the first page. Or goes on from what it was.
+    pub fn sync<C: Channel>(&mut self, mut link: Syncing<C>, session: u64) -> Result<Step<C>, SessionError> {
+        self.session = session;
         let ram = self.ram.clone();
         loop {
             let staged = &mut self.pages()?.staged;
             let mut piece = staged.buffer();
             match link.next(&mut piece)? {
                 FirstSync::Ram(next) => {
-                    self.level = false;
+                    self.replace()?;
                     let staged = &mut self.pages()?.staged;
                     let (bytes, pages) = (piece.bytes().len() as u64, staged.accept(piece)? as u64);
                     staged.apply(&ram)?;
@@ -189,7 +213,18 @@ impl Sink {
                     link = next;
                 }
                 FirstSync::Synced(synced) => {
+                    self.replace()?;
                     self.pages()?.start()?;
+                    return Ok(Step::Level(synced.ready()?));
+                }
+                FirstSync::Resume(synced) => {
+                    if !self.level || self.holding.get().epoch == 0 {
+                        return Err(SessionError::Unheld);
+                    }
+                    self.board.write(|status| {
+                        status.phase = Phase::Level;
+                        status.sync.incremental = true;
+                    });
                     return Ok(Step::Level(synced.ready()?));
                 }
                 FirstSync::Ended => return Ok(Step::Ended),
@@ -210,7 +245,7 @@ impl Sink {
                 Ok(Step::Level(link))
             }
             Next::Request(requested) => {
-                self.board.write(|status| status.phase = Phase::Checkpoint);
+                self.board.checkpoint_begins();
                 let level = self.checkpoint(requested)?;
                 self.board.write(|status| status.phase = Phase::Level);
                 Ok(Step::Level(level))
@@ -223,15 +258,24 @@ impl Sink {
         let begun = Instant::now();
         let stopped = self.stand()?;
         let link = link.reply(&[IoSlice::new(&self.ranges)])?;
-        let mut piece = self.pages()?.staged.buffer();
-        let link = link.pages(&mut piece)?;
-        let ram_bytes = piece.bytes().len() as u64;
-        let brought = self.pages()?.staged.accept(piece)? as u64;
+        let (mut ram_bytes, mut brought) = (0, 0);
+        let mut replied = link;
+        let link = loop {
+            let staged = &mut self.pages()?.staged;
+            let mut piece = staged.buffer();
+            let got = replied.pages(&mut piece)?;
+            ram_bytes += piece.bytes().len() as u64;
+            brought += staged.accept(piece)? as u64;
+            match got {
+                Brought::More(more) => replied = more,
+                Brought::All(all) => break all,
+            }
+        };
         let shipped = link.package(&mut self.package)?;
         let transfer = begun.elapsed().saturating_sub(stopped);
         let (received, state) = self.load(shipped)?;
         let epoch = received.epoch();
-        let (copy, resume, load) = self.become_level()?;
+        let (copy, resume, load) = self.become_level(epoch)?;
         let link = received.loaded()?;
         let stood = Stood { stop: stopped, log: Duration::ZERO, copy, state, resume, total: begun.elapsed() };
         let (ahead, ahead_bytes) = (std::mem::take(&mut self.ahead), std::mem::take(&mut self.ahead_bytes));
@@ -272,20 +316,26 @@ impl Sink {
         let state = package::read(self.package.bytes())?;
         let (loaded, _) =
             self.freezer.freeze(Time::GoesOn, move |frozen| (frozen.load(&state), After::Hold))?;
+        if let Err(LoadError::Lost { .. }) = loaded {
+            self.level = false;
+            self.doubt();
+        }
         loaded?;
         // Half of it is the new guest: only all of it can go on.
         self.level = false;
+        self.doubt();
         let took = begun.elapsed();
         // It may be that the primary never hears of it; this guest becomes what was sent all the same.
+        let epoch = link.epoch();
         let received = link.received();
         if received.is_err() {
-            self.become_level()?;
+            self.become_level(epoch)?;
         }
         Ok((received?, took))
     }
 
     /// Puts the pages into memory, and lets the guest go on.
-    fn become_level(&mut self) -> Result<(Duration, Duration, Duration), SessionError> {
+    fn become_level(&mut self, epoch: u64) -> Result<(Duration, Duration, Duration), SessionError> {
         let begun = Instant::now();
         let mut pages = self.pages.take().ok_or(SessionError::Lost)?;
         let colo = self.mode == Mode::Colo;
@@ -299,7 +349,19 @@ impl Sink {
         done?;
         self.held = !colo;
         self.level = true;
+        self.holding.set(Held { session: self.session, epoch, ..self.holding.get() });
         Ok((copy, times.resume, begun.elapsed()))
+    }
+
+    /// What the guest was is lost: another one comes in its place.
+    fn replace(&mut self) -> Result<(), SessionError> {
+        self.hold()?;
+        if self.level {
+            self.board.write(|status| status.epoch = 0);
+        }
+        self.level = false;
+        self.doubt();
+        Ok(())
     }
 
     /// Stands the guest still, if it does not yet.
@@ -327,6 +389,7 @@ impl Sink {
 
     /// Takes over: the guest goes on from the last complete checkpoint, or from where it is.
     pub fn take_over(&mut self) -> Result<(), SessionError> {
+        self.doubt();
         self.abandon()?;
         if let Some(pages) = &mut self.pages
             && let Err(error) = pages.tracker.stop()

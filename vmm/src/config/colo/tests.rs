@@ -35,7 +35,10 @@ fn what_is_not_said_has_a_default_that_follows_the_mode_and_the_side() {
     assert_eq!(colo.role(), status::Role::Primary);
     let colo = secondary("--mode periodic").unwrap();
     assert_eq!((colo.mode, colo.delay.get()), (Mode::Periodic, 100));
-    assert_eq!(colo.side, Side::Secondary { listen: "[::]:9000".parse().unwrap(), takes_over: false });
+    assert_eq!(
+        colo.side,
+        Side::Secondary { listen: "[::]:9000".parse().unwrap(), takes_over: false, spill: None }
+    );
     assert_eq!(colo.role(), status::Role::Secondary);
 }
 
@@ -43,14 +46,16 @@ fn what_is_not_said_has_a_default_that_follows_the_mode_and_the_side() {
 fn every_word_is_understood() {
     let colo = secondary(
         "--mode periodic --checkpoint-delay 50 --vm-id web-1 --heartbeat-interval 20 --peer-timeout 300 \
-         --phase-timeout 2000 --packing delta --background off --dirty ring --on-peer-loss take-over \
+         --phase-timeout 2000 --packing delta --background off --dirty ring --on-peer-loss take-over --spill /var/tmp \
          --tls-cert c --tls-key k --tls-ca a",
     )
     .unwrap();
     assert_eq!((colo.delay.get(), colo.vm_id.as_str(), colo.heartbeat.get()), (50, "web-1", 20));
     assert_eq!((colo.peer_timeout.get(), colo.phase_timeout.get()), (300, 2000));
     assert_eq!((colo.packing, colo.background, colo.dirty), (Packing::Delta, Background::Off, Dirty::Ring));
-    assert!(matches!(colo.side, Side::Secondary { takes_over: true, .. }));
+    assert!(
+        matches!(&colo.side, Side::Secondary { takes_over: true, spill: Some(at), .. } if at.as_os_str() == "/var/tmp")
+    );
     let trust = Trust::Authority("a".into());
     assert_eq!(colo.tls, Some(Tls { cert: "c".into(), key: "k".into(), trust }));
     let pinned = primary("--tls-cert c --tls-key k --tls-peer p --on-peer-loss wait").unwrap();

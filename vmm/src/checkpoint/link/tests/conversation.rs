@@ -2,7 +2,7 @@ use super::super::tls::Tls;
 use super::super::{Seat, Stream};
 use super::host::{LONG, door, hello, knock, main_of, pair, pinned, terms};
 use crate::checkpoint::protocol::hello::{Agreed, Side};
-use crate::checkpoint::protocol::secondary::{FirstSync, Next};
+use crate::checkpoint::protocol::secondary::{FirstSync, Next, Pages};
 use crate::checkpoint::protocol::{Buffer, Channel, Error, Limits, Patience, primary, secondary};
 use std::io::{ErrorKind, IoSlice, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -25,9 +25,10 @@ fn primary<C: Channel>(channel: C, limits: Limits, size: usize) -> Result<(), Er
     while level.epoch() <= EPOCHS {
         let epoch = level.epoch();
         level.ram(&[IoSlice::new(&content(epoch, 1, size))])?;
-        let replied = level.request()?.reply(&mut ranges)?;
+        let mut replied = level.request()?.reply(&mut ranges)?;
         assert_eq!(ranges.bytes(), content(epoch, 2, 48));
-        let pages = content(epoch, 3, 2 * size);
+        replied.ram(&[IoSlice::new(&content(epoch, 5, size))])?;
+        let pages = content(epoch, 3, size);
         // In many parts, as pages are.
         let parts: Vec<_> = pages.chunks(pages.len().div_ceil(3000)).map(IoSlice::new).collect();
         let shipped = replied.pages(&parts)?.package(&[IoSlice::new(&content(epoch, 4, size / 2))])?;
@@ -46,7 +47,7 @@ fn secondary<C: Channel>(channel: C, limits: Limits, size: usize) -> Result<(), 
                 syncing = more;
             }
             FirstSync::Synced(synced) => break synced,
-            FirstSync::Ended => panic!("not yet"),
+            FirstSync::Ended | FirstSync::Resume(_) => panic!("not yet"),
         }
     };
     let mut level = synced.ready()?;
@@ -59,8 +60,10 @@ fn secondary<C: Channel>(channel: C, limits: Limits, size: usize) -> Result<(), 
             }
             Next::Request(requested) => {
                 let replied = requested.reply(&[IoSlice::new(&content(epoch, 2, 48))])?;
-                let sent = replied.pages(&mut buffer)?;
-                assert!(buffer.bytes() == content(epoch, 3, 2 * size));
+                let Pages::More(replied) = replied.pages(&mut buffer)? else { panic!("more is to come") };
+                assert!(buffer.bytes() == content(epoch, 5, size));
+                let Pages::All(sent) = replied.pages(&mut buffer)? else { panic!("that is all") };
+                assert!(buffer.bytes() == content(epoch, 3, size));
                 let shipped = sent.package(&mut buffer)?;
                 assert!(buffer.bytes() == content(epoch, 4, size / 2));
                 level = shipped.received()?.loaded()?;

@@ -2,7 +2,10 @@
 
 use super::super::greet::{GreetError, dial};
 use super::super::{Arrival, Door, Seat, Stream, Terms, Tls, Trust, socket};
-use crate::checkpoint::protocol::hello::{Agreed, Answer, Block, Capabilities, Hello, Mode, Role, Side};
+use crate::checkpoint::Holding;
+use crate::checkpoint::protocol::hello::{
+    Agreed, Answer, Block, Capabilities, Held, Hello, Mode, Role, Side,
+};
 use crate::config::Peer;
 use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -23,6 +26,7 @@ pub(super) fn hello(side: Side) -> Hello {
         capabilities: Capabilities::LZ4,
         generation: 1,
         session: 77,
+        held: Held::default(),
         vm: "guest".parse().unwrap(),
         blocks: vec![Block { name: "pc.ram".parse().unwrap(), size: 64 << 20 }],
     }
@@ -88,7 +92,7 @@ pub(super) fn door(terms: Terms) -> (Door, Receiver<Arrival>, SocketAddr) {
 }
 
 pub(super) fn terms(tls: Option<Tls>) -> Terms {
-    Terms { patience: LONG, ..Terms::new(hello(Side::Secondary), tls) }
+    Terms { patience: LONG, ..Terms::new(hello(Side::Secondary), Holding::default(), tls) }
 }
 
 pub(super) fn knock(at: SocketAddr, tls: Option<&Tls>, ours: &Hello) -> Result<(Stream, Agreed), GreetError> {

@@ -14,6 +14,7 @@ fn hello(side: Side) -> Hello {
         capabilities: Capabilities::LZ4.with(Capabilities::XOR),
         generation: 7,
         session: 0x5e55,
+        held: Held { session: 0x01d, epoch: 40, room: 1 << 20 },
         vm: name("web-1"),
         blocks: vec![
             Block { name: name("pc.ram"), size: 3 << 30 },
@@ -37,6 +38,10 @@ fn two_that_fit_agree_on_what_both_can_do() {
     // A secondary that has not heard of the last take-over is brought level with it.
     assert_eq!((agreed.generation, agreed.session, agreed.mode), (8, 0x5e55, Mode::Colo));
     assert_eq!(hello(Side::Secondary).compare(&primary).unwrap(), agreed);
+    // What it holds is of another generation then, and nothing to go on from.
+    assert_eq!(agreed.held.epoch, 0);
+    let same = hello(Side::Primary).taken(&hello(Side::Secondary)).unwrap();
+    assert_eq!(same.held, hello(Side::Secondary).held);
 }
 
 #[test]
@@ -79,14 +84,14 @@ fn bytes_that_are_no_hello_are_told_apart() {
     };
     let head = |bytes: Vec<u8>| Hello::body_len(*bytes.first_chunk().unwrap()).unwrap_err();
     assert_eq!(head(b"GET / HTTP/1.1\r\n".to_vec()), HelloError::Magic(u64::from_be_bytes(*b"GET / HT")));
-    assert_eq!(head(with(8, &2u32.to_be_bytes())), HelloError::Version(2));
+    assert_eq!(head(with(8, &9u32.to_be_bytes())), HelloError::Version(9));
     assert_eq!(head(with(12, &4097u32.to_be_bytes())), HelloError::Length(4097));
     assert_eq!(head(with(12, &u32::MAX.to_be_bytes())), HelloError::Length(u32::MAX));
     for (at, field) in [(16, "Role"), (17, "Side"), (18, "Mode"), (19, "Answer")] {
         assert_eq!(parse(&with(at, &[99])), Err(HelloError::Number { field, number: 99 }));
     }
-    assert_eq!(parse(&with(41, b"\x1b[2J")), Err(HelloError::Name("the VM")));
-    assert_eq!(parse(&with(46, &[17])), Err(HelloError::Blocks(17)));
+    assert_eq!(parse(&with(65, b"\x1b[2J")), Err(HelloError::Name("the VM")));
+    assert_eq!(parse(&with(70, &[17])), Err(HelloError::Blocks(17)));
     let body = &good[HEAD..];
     assert_eq!(Hello::from_body(&[body, &[0, 0]].concat()), Err(HelloError::Trailing(2)));
     for len in 0..body.len() {
@@ -112,7 +117,7 @@ proptest! {
 
     #[test]
     fn a_hello_is_read_as_it_was_written(
-        vm in "[a-z][a-z0-9._-]{0,63}", generation: u64, session: u64, capabilities: u32, choice in 0..10usize,
+        vm in "[a-z][a-z0-9._-]{0,63}", generation: u64, session: u64, held: [u64; 3], capabilities: u32, choice in 0..10usize,
         blocks in prop::collection::vec(("[a-z][a-z.]{0,20}", any::<u64>()), 0..=BLOCKS),
     ) {
         let written = Hello {
@@ -123,6 +128,7 @@ proptest! {
             capabilities: Capabilities(capabilities),
             generation,
             session,
+            held: Held { session: held[0], epoch: held[1], room: held[2] },
             vm: name(&vm),
             blocks: blocks.iter().map(|(text, size)| Block { name: name(text), size: *size }).collect(),
         };

@@ -1,6 +1,6 @@
 use super::super::hello::Block;
 use super::super::primary;
-use super::super::secondary::{self, FirstSync, Next};
+use super::super::secondary::{self, FirstSync, Next, Pages};
 use super::super::{Buffer, Code, Error, Header, Limits, Part, Patience, Phase, Sender};
 use super::script::{Script, message};
 use std::io::IoSlice;
@@ -9,7 +9,7 @@ const EPOCH: u64 = 3;
 
 fn limits() -> Limits {
     let mut limits = Limits::of(&[Block { name: "pc.ram".parse().unwrap(), size: 1 << 20 }]);
-    (limits.piece, limits.reply, limits.pages, limits.package) = (100, 200, 300, 400);
+    (limits.piece, limits.reply, limits.package) = (100, 200, 400);
     limits
 }
 
@@ -84,6 +84,7 @@ fn secondary_syncing(says: &[u8], channel: &mut Script) -> Result<Code, Error> {
     Ok(match syncing.next(&mut buffer)? {
         FirstSync::Ram(_) => Code::Ram,
         FirstSync::Synced(_) => Code::Synced,
+        FirstSync::Resume(_) => Code::Resume,
         FirstSync::Ended => Code::Ended,
     })
 }
@@ -94,6 +95,7 @@ fn secondary_level<'a>(says: &[u8], channel: &'a mut Script) -> secondary::Level
     for epoch in 1..EPOCH {
         script.extend(message(16, epoch, b"ahead"));
         script.extend(message(1, epoch, &[]));
+        script.extend(message(16, epoch, b"more"));
         script.extend(message(3, epoch, b"pages"));
         script.extend(message(4, epoch, b"package"));
     }
@@ -107,7 +109,11 @@ fn secondary_level<'a>(says: &[u8], channel: &'a mut Script) -> secondary::Level
         let Next::Ram(ahead) = level.next(&mut buffer).unwrap() else { panic!("a piece of RAM") };
         assert_eq!(buffer.bytes(), b"ahead");
         let Next::Request(requested) = ahead.next(&mut buffer).unwrap() else { panic!("a request") };
-        let sent = requested.reply(&[]).unwrap().pages(&mut buffer).unwrap();
+        let Pages::More(more) = requested.reply(&[]).unwrap().pages(&mut buffer).unwrap() else {
+            panic!("a piece of RAM")
+        };
+        assert_eq!(buffer.bytes(), b"more");
+        let Pages::All(sent) = more.pages(&mut buffer).unwrap() else { panic!("the last piece") };
         assert_eq!(buffer.bytes(), b"pages");
         let shipped = sent.package(&mut buffer).unwrap();
         assert_eq!(buffer.bytes(), b"package");
@@ -127,14 +133,19 @@ fn secondary_between(says: &[u8], channel: &mut Script) -> Result<Code, Error> {
 fn secondary_replied(says: &[u8], channel: &mut Script) -> Result<Code, Error> {
     let level = secondary_level(&[&message(1, EPOCH, &[]), says].concat(), channel);
     let Next::Request(requested) = level.next(&mut Buffer::new()).unwrap() else { panic!("a request") };
-    requested.reply(&[]).unwrap().pages(&mut Buffer::new()).map(|_| Code::VmstateSend)
+    Ok(match requested.reply(&[]).unwrap().pages(&mut Buffer::new())? {
+        Pages::More(_) => Code::Ram,
+        Pages::All(_) => Code::VmstateSend,
+    })
 }
 
 fn secondary_pages(says: &[u8], channel: &mut Script) -> Result<Code, Error> {
     let before = [message(1, EPOCH, &[]), message(3, EPOCH, &[])].concat();
     let level = secondary_level(&[&before, says].concat(), channel);
     let Next::Request(requested) = level.next(&mut Buffer::new()).unwrap() else { panic!("a request") };
-    let sent = requested.reply(&[]).unwrap().pages(&mut Buffer::new()).unwrap();
+    let Pages::All(sent) = requested.reply(&[]).unwrap().pages(&mut Buffer::new()).unwrap() else {
+        panic!("the last piece")
+    };
     sent.package(&mut Buffer::new()).map(|_| Code::VmstateSize)
 }
 
@@ -144,9 +155,9 @@ const PHASES: [(Phase, Reach, &[Code], u64); 8] = [
     (Phase::Requested, primary_requested, &[Code::CheckpointReply], EPOCH),
     (Phase::Shipped, primary_shipped, &[Code::VmstateReceived], EPOCH),
     (Phase::Received, primary_received, &[Code::VmstateLoaded], EPOCH),
-    (Phase::FirstSync, secondary_syncing, &[Code::Ram, Code::Synced, Code::Ended], 0),
+    (Phase::FirstSync, secondary_syncing, &[Code::Ram, Code::Synced, Code::Ended, Code::Resume], 0),
     (Phase::Level, secondary_between, &[Code::Ram, Code::CheckpointRequest, Code::Ended], EPOCH),
-    (Phase::Replied, secondary_replied, &[Code::VmstateSend], EPOCH),
+    (Phase::Replied, secondary_replied, &[Code::Ram, Code::VmstateSend], EPOCH),
     (Phase::PagesSent, secondary_pages, &[Code::VmstateSize], EPOCH),
 ];
 
@@ -219,7 +230,7 @@ fn a_payload_has_its_most_and_nothing_is_allocated_for_more() {
 
 #[test]
 fn a_peer_that_announces_much_and_sends_little_costs_little() {
-    let big = Limits { pages: u64::MAX, ..limits() };
+    let big = Limits { piece: u64::MAX, ..limits() };
     let header = Header { code: 3, epoch: 1, len: u64::MAX }.to_bytes();
     let script = [message(17, 0, &[]), message(1, 1, &[]), header.to_vec(), vec![1; 1000]];
     let mut buffer = Buffer::new();

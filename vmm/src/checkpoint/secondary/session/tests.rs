@@ -11,6 +11,7 @@ use super::*;
 use crate::checkpoint::protocol::hello::Block;
 use crate::checkpoint::protocol::{Code, Header, Limits, Patience};
 use crate::checkpoint::ram::records::{CONTINUE, DELTA, EOS, LZ4, PLAIN, ZERO};
+use crate::checkpoint::ram::{Blocks, PAGE};
 use crate::checkpoint::status::Role;
 use crate::control::Control;
 use crate::dirty;
@@ -22,6 +23,8 @@ use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use vm_memory::{Bytes as _, GuestAddress};
 
+/// The number of every session here.
+const SESSION: u64 = 0x5e55;
 /// A page that the guest's kernel never touches, and those after it.
 const FREE: usize = 0x40_0000;
 
@@ -147,7 +150,7 @@ fn message(code: Code, epoch: u64, payload: &[u8]) -> Vec<u8> {
 fn session_to(before: &Moment, after: &Moment) -> Vec<Vec<u8>> {
     let [ahead, rest] = pieces(&before.ram, &after.ram);
     vec![
-        message(Code::Synced, 0, &[]),
+        message(Code::Resume, 0, &[]),
         message(Code::Ram, 1, &ahead),
         message(Code::CheckpointRequest, 1, &[]),
         message(Code::VmstateSend, 1, &rest),
@@ -174,7 +177,8 @@ impl Secondary {
         let blocks = Arc::new(Blocks::of(&ram));
         let limits = Limits::of(&[Block { name: "pc.ram".parse().unwrap(), size: blocks.bytes() }]);
         let board = Arc::new(Board::new(Role::Secondary, mode, Duration::ZERO));
-        let sink = Sink::new(freezer.clone(), ram, blocks, tracker, mode, board).unwrap();
+        let staged = Staged::new(blocks, None).unwrap();
+        let sink = Sink::new(freezer.clone(), ram, staged, tracker, mode, board);
         Self { sink, limits, freezer, control, thread }
     }
 
@@ -202,7 +206,7 @@ impl Secondary {
 
     fn session(&mut self, peer: &mut Gone<'_>) -> Result<(), SessionError> {
         let link = Syncing::new(peer, self.limits, Patience::default());
-        let mut step = self.sink.sync(link)?;
+        let mut step = self.sink.sync(link, SESSION)?;
         while let Step::Level(link) = step {
             step = self.sink.next(link)?;
         }
