@@ -113,7 +113,7 @@ impl Working {
                     delay,
                     ahead: match colo.background {
                         Background::Off => Ahead::Off,
-                        Background::On | Background::Auto => Ahead::Auto,
+                        Background::Auto => Ahead::Auto,
                     },
                     again: true,
                 };
