@@ -182,6 +182,30 @@ fn settled(state: &VcpuState) -> VcpuState {
     state
 }
 
+/// KVM stops the timer when its mode becomes a deadline, or ceases to be one.
+#[test]
+fn a_timer_that_counts_is_loaded_over_one_with_a_deadline_and_the_other_way_round() {
+    let guest = guest(COUNT);
+    let own = save(&guest.vcpu);
+    let with = |mode: u32, count: u32, deadline: u64| {
+        let mut state = own.clone();
+        for (at, value) in
+            [(apic::TIMER, mode | 0x40), (apic::INITIAL_COUNT, count), (apic::CURRENT_COUNT, count)]
+        {
+            state.lapic[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        for msr in state.msrs.iter_mut().filter(|msr| msr.index == msrs::TSC_DEADLINE) {
+            msr.value = deadline;
+        }
+        state
+    };
+    let (counts, waits) = (with(PERIODIC, u32::MAX, 0), with(DEADLINE, 0, own.tsc + (1 << 40)));
+    for state in [&counts, &waits, &counts, &waits] {
+        load(&guest.vcpu, state);
+        assert_eq!(settled(&save(&guest.vcpu)), settled(state));
+    }
+}
+
 proptest! {
     #[test]
     fn what_is_loaded_is_saved(seed: u64) {
