@@ -12,9 +12,10 @@
 //! ```
 
 use crate::checkpoint::status::{Reason, Role, Status};
+use crate::outlet::Outlet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::fs::File;
+
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -139,10 +140,10 @@ pub struct Saved {
     pub stood: Duration,
 }
 
-/// Writes a guest's whole state into a file.
+/// Writes a guest's whole state somewhere.
 pub trait Save: Send + Sync + fmt::Debug {
     /// The guest stands meanwhile, and goes on after if it ran before.
-    fn save(&self, file: File) -> Result<Saved, ControlError>;
+    fn save(&self, out: Outlet) -> Result<Saved, ControlError>;
 }
 
 /// A guest that has, or is, a secondary, seen from outside.

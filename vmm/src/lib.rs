@@ -23,6 +23,7 @@
 //! * [`devices`]: what the machine has: those of a PC, and virtio's.
 //! * [`irq`]: how a device interrupts.
 //! * [`metrics`]: a guest and its checkpoints, for Prometheus.
+//! * [`outlet`]: where a state is written to.
 //! * [`qmp`]: how programs control it.
 //! * [`sandbox`]: what a broken process can still do.
 //! * [`state`]: plain states to bytes and back, with a description of every field.
@@ -51,6 +52,7 @@ pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod metrics;
+pub mod outlet;
 pub mod pci;
 pub mod qmp;
 pub mod sandbox;

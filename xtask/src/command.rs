@@ -24,11 +24,24 @@ pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The cargo that runs this chore.
+/// The cargo that runs this chore, as if a person had typed it.
+///
+/// What cargo has told this program of its package is kept from it: build scripts that look at such variables
+/// (ring's does) would run again, and all that depends on them be compiled anew, each time that cargo is
+/// started from somewhere else.
 pub(crate) fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     let mut command = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_a_package(name)) {
+        command.env_remove(name);
+    }
     command.args(args);
     command
+}
+
+/// Whether cargo sets that variable to tell a program or a test which package it is of.
+fn is_of_a_package(name: &OsStr) -> bool {
+    let starts = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE"];
+    name.to_str().is_some_and(|name| starts.iter().any(|start| name.starts_with(start)))
 }
 
 /// Runs to the end; any exit status but 0 is an error.
@@ -79,7 +92,7 @@ pub(crate) fn works(mut command: Command) -> bool {
 }
 
 /// A command as a person would type it, without the path to the program.
-fn show(command: &Command) -> String {
+pub(crate) fn show(command: &Command) -> String {
     let mut text = String::new();
     for (name, value) in command.get_envs() {
         if let Some(value) = value {
@@ -112,6 +125,20 @@ mod tests {
         let mut command = Command::new("/opt/rust/bin/cargo");
         command.args(["test", "--", "-D warnings"]).env("RUSTFLAGS", "-D warnings");
         assert_eq!(show(&command), "RUSTFLAGS='-D warnings' cargo test -- '-D warnings'");
+    }
+
+    #[test]
+    fn cargo_does_not_hear_which_package_asks() {
+        // Cargo has set this for the test.
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some());
+        let cargo = cargo(["--version"]);
+        let removed: Vec<_> =
+            cargo.get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        assert!(removed.contains(&OsStr::new("CARGO_PKG_NAME")), "{removed:?}");
+        assert!(removed.contains(&OsStr::new("CARGO_MANIFEST_DIR")), "{removed:?}");
+        assert!(
+            !is_of_a_package(OsStr::new("CARGO_HOME")) && !is_of_a_package(OsStr::new("CARGO_TARGET_DIR"))
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use crate::command::{self, cargo, root, say};
 use crate::packages::{self, CXX};
 use anyhow::{Result, bail};
+use std::process::Command;
 
 /// The targets, in the order in which they run.
 const TARGETS: [&str; 14] = [
@@ -24,8 +25,6 @@ const TARGETS: [&str; 14] = [
     "checkpoint_primary",
     "checkpoint_secondary",
 ];
-/// Those that `xtask test` runs: the last three have not had their first long run yet.
-const TRIED: usize = 11;
 const DIR: &str = "tests/fuzz";
 
 #[derive(clap::Args)]
@@ -42,24 +41,49 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.target {
         Some(target) => {
             prepare()?;
-            fuzz(target, args.seconds)
+            fuzz(target, args.seconds, Build::Fast)
         }
-        None => every_target(args.seconds),
+        None => every_target(args.seconds, Build::Fast),
     }
 }
 
-/// Runs each target for so long.
-pub(crate) fn every_target(seconds: u64) -> Result<()> {
-    prepare()?;
-    TARGETS[..TRIED].iter().try_for_each(|target| fuzz(target, seconds))
+/// What is to be fast: the targets, or their compiler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// For a long run.
+    Fast,
+    /// For a short one.
+    Cheap,
 }
 
+/// Runs each target for so long.
+pub(crate) fn every_target(seconds: u64, build: Build) -> Result<()> {
+    prepare()?;
+    TARGETS.iter().try_for_each(|target| fuzz(target, seconds, build))
+}
+
+/// Builds all targets, which is quicker than one after the other.
+pub(crate) fn build(build: Build) -> Result<()> {
+    prepare()?;
+    command::run(cargo_fuzz("build", build))
+}
+
+/// Makes sure that there is what they are built with.
 fn prepare() -> Result<()> {
     packages::ensure(&[CXX])?;
     packages::ensure_subcommand("fuzz", "cargo-fuzz", "it builds and runs the fuzz targets")
 }
 
-fn fuzz(target: &str, seconds: u64) -> Result<()> {
+fn cargo_fuzz(verb: &str, build: Build) -> Command {
+    let mut command = cargo(["fuzz", verb, "--fuzz-dir", DIR]);
+    if build == Build::Cheap {
+        command.arg("--dev");
+    }
+    command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-D warnings");
+    command
+}
+
+fn fuzz(target: &str, seconds: u64, build: Build) -> Result<()> {
     if !root().join(DIR).join("fuzz_targets").join(target).with_extension("rs").exists() {
         bail!("there is no fuzz target {target} in {DIR}/fuzz_targets");
     }
@@ -67,13 +91,13 @@ fn fuzz(target: &str, seconds: u64) -> Result<()> {
     let corpus = format!("{DIR}/corpus/{target}");
     let seeds = format!("{DIR}/seeds/{target}");
     std::fs::create_dir_all(root().join(&corpus))?;
-    let mut command = cargo(["fuzz", "run", "--fuzz-dir", DIR, target, &corpus, &seeds, "--"]);
+    let mut command = cargo_fuzz("run", build);
+    command.args([target, &corpus, &seeds, "--"]);
     command.args([
         format!("-max_total_time={seconds}"),
         "-timeout=10".to_owned(),
         "-rss_limit_mb=2048".to_owned(),
         "-print_final_stats=1".to_owned(),
     ]);
-    command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-D warnings");
     command::run(command)
 }

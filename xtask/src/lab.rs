@@ -4,7 +4,7 @@
 use crate::command::{self, cargo, root};
 use crate::packages;
 use anyhow::{Context, Result};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,10 +20,16 @@ pub(crate) struct Args {
 pub(crate) fn run(_: &Args) -> Result<()> {
     packages::ensure(&packages::MACHINES)?;
     command::run_quietly(cargo(["build", "--quiet", "--package", "colo-tests", "--bin", "colo-lab"]))?;
-    let mut lab = Command::new(target_dir().join("debug").join("colo-lab"));
-    lab.args(after_the_chore(std::env::args_os()));
+    let mut lab = with_what_is_built(after_the_chore(std::env::args_os()));
     // In place of this process, so that signals and the exit status are the command's.
     Err(lab.exec()).context("cannot start colo-lab")
+}
+
+/// The lab, as it was built last.
+pub(crate) fn with_what_is_built<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
+    let mut lab = Command::new(target_dir().join("debug").join("colo-lab"));
+    lab.args(args);
+    lab
 }
 
 /// What follows `lab`, as it was typed: the parser would take the first `--` for its own.

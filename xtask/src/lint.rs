@@ -16,14 +16,25 @@ const PCAPS_MAX: u64 = 5 << 20;
 const ROOMS: [&str; 5] = ["ebpf", "proxy", "vmm", "tests", "xtask"];
 
 pub(crate) fn run() -> Result<()> {
+    run_in(None)
+}
+
+/// With what cargo builds for it in a folder of its own, where others use the usual one at the same time.
+pub(crate) fn run_in(target_dir: Option<&str>) -> Result<()> {
     ensure_component("fmt", "rustfmt")?;
     ensure_component("clippy", "clippy")?;
     command::run(cargo(["fmt", "--all", "--check"]))?;
     command::run(cargo(["fmt", "--check", "--manifest-path", "tests/fuzz/Cargo.toml"]))?;
     command::run(cargo(["fmt", "--check", "--manifest-path", "ebpf/Cargo.toml"]))?;
-    command::run(cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut clippy = cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     let mut doc = cargo(["doc", "--workspace", "--no-deps", "--document-private-items"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
+    if let Some(dir) = target_dir {
+        for command in [&mut clippy, &mut doc] {
+            command.env("CARGO_TARGET_DIR", dir);
+        }
+    }
+    command::run(clippy)?;
     command::run(doc)?;
     tree()
 }

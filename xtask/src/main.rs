@@ -4,6 +4,7 @@
 //! Each chore installs what it needs (Debian packages, as root) and says what it installs.
 
 mod bench;
+mod beside;
 mod chaos;
 mod command;
 mod demo;

@@ -139,7 +139,11 @@ fn dependency(text: &str) -> Option<&str> {
     names.find(|name| name.starts_with("linux-image-"))
 }
 
+/// One at a time: apt fails where another one is at work.
 fn update() -> Result<()> {
+    let lock = dir("")?.join("lists.lock");
+    let lock = File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
+    lock.lock().context("cannot wait for the other process that updates apt's lists")?;
     run(Command::new("apt-get").args(["update", "-q"])).map(drop)
 }
 

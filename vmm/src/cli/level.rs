@@ -118,7 +118,7 @@ impl Working {
                     delay,
                     ahead: match colo.background {
                         Background::Off => Ahead::Off,
-                        Background::On | Background::Auto => Ahead::Auto,
+                        Background::Auto => Ahead::Auto,
                     },
                     most,
                     again: true,

@@ -159,7 +159,7 @@ mod tests {
             ),
             (
                 &["primary", "--kernel", "k", "--peer", "a:1", "--on-peer-loss", "take-over"],
-                "write --on-peer-loss wait or go-on",
+                "write --on-peer-loss go-on",
             ),
         ] {
             let Err(error) = plan(words) else { panic!("{words:?}") };

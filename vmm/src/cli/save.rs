@@ -200,6 +200,7 @@ fn wait(client: &mut Client, stopped: &AtomicBool) -> Result<Migration, Failure>
     let bar = ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
     loop {
         if stopped.load(Ordering::Relaxed) {
+            client.ask("migrate_cancel", None)?;
             return Err(SaveError::Interrupted.into());
         }
         let migration: Migration = serde_json::from_value(client.ask("query-migrate", None)?)?;

@@ -43,8 +43,6 @@ words! {
 words! {
     /// Whether pages are sent between two checkpoints, ahead of the next one.
     Background {
-        /// Always.
-        On = "on",
         /// Never.
         Off = "off",
         /// When that makes the guest stand for a shorter time.
@@ -130,8 +128,6 @@ pub enum Side {
     Primary {
         /// Where the secondary is.
         peer: Peer,
-        /// Whether it goes on alone once that is lost; else its guest stands until somebody decides.
-        goes_on: bool,
     },
     /// Its guest is kept level.
     Secondary {
@@ -231,13 +227,13 @@ pub struct ColoDraft {
     #[arg(long, value_name = "none|zeros|lz4|delta", help_heading = HEADING)]
     pub packing: Option<Packing>,
     /// Whether pages are sent ahead, between two checkpoints [default: auto]
-    #[arg(long, value_name = "on|off|auto", help_heading = HEADING)]
+    #[arg(long, value_name = "off|auto", help_heading = HEADING)]
     pub background: Option<Background>,
     /// How written pages are known: KVM's log, KVM's ring, or what is best here [default: auto]
     #[arg(long, value_name = "log|ring|auto", help_heading = HEADING)]
     pub dirty: Option<Dirty>,
-    /// What happens when the peer is lost: wait, until "colo-vm takeover" says what to do; go-on, a
-    /// primary serves alone; take-over, a secondary serves, though the primary may, too
+    /// What happens when the peer is lost: go-on, a primary serves alone; wait, a secondary does nothing
+    /// until "colo-vm takeover" says so; take-over, a secondary serves, though the primary may, too
     /// [default: go-on for a primary, wait for a secondary]
     #[arg(long, value_name = "wait|go-on|take-over", help_heading = HEADING)]
     pub on_peer_loss: Option<PeerLoss>,
@@ -360,14 +356,13 @@ impl ColoDraft {
     /// The primary of a guest of this name.
     pub fn primary(self, name: &Name) -> Result<Colo, ColoError> {
         let peer = self.peer.clone().ok_or(ColoError::NoPeer)?;
-        let goes_on = match self.on_peer_loss {
-            None | Some(PeerLoss::GoOn) => true,
-            Some(PeerLoss::Wait) => false,
-            Some(written @ PeerLoss::TakeOver) => {
-                return Err(ColoError::PeerLoss { role: "primary", written, right: "wait or go-on" });
+        match self.on_peer_loss {
+            None | Some(PeerLoss::GoOn) => self.finish(Side::Primary { peer }, name),
+            // None of its output is held back yet, so there would be nothing to wait with.
+            Some(written @ (PeerLoss::TakeOver | PeerLoss::Wait)) => {
+                Err(ColoError::PeerLoss { role: "primary", written, right: "go-on" })
             }
-        };
-        self.finish(Side::Primary { peer, goes_on }, name)
+        }
     }
 
     /// The secondary of a guest of this name.

@@ -10,6 +10,7 @@ use super::sections::{Form, Found, SectionsError};
 use super::{After, Freezer, LoadError, MachineState, StateError, Time};
 use crate::control::{ControlError, Save, Saved};
 use crate::memory::GuestRam;
+use crate::outlet::Outlet;
 use crate::state::EncodeError;
 use crate::stream::{self, StreamError, WriteError};
 use std::fs::File;
@@ -66,14 +67,14 @@ impl<W: Write> Write for Counted<W> {
 }
 
 impl Save for Freezer {
-    fn save(&self, file: File) -> Result<Saved, ControlError> {
+    fn save(&self, out: Outlet) -> Result<Saved, ControlError> {
         let (saved, times) = self.freeze(Time::Stands, move |frozen| {
+            let mut out = Counted { out, bytes: 0 };
             let mut save = || {
                 let sections = frozen.save()?.sections(Form::Described)?;
-                let mut out = Counted { out: &file, bytes: 0 };
                 let count = stream::save(&mut out, &**frozen.ram(), &sections)?;
                 let bytes = out.bytes;
-                match file.sync_all() {
+                match out.out.file().sync_all() {
                     // A pipe or a socket has no medium.
                     Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(SaveError::Sync(error)),
                     _ => Ok((count, bytes)),

@@ -60,6 +60,8 @@ plain! {
     QueryKvm = "query-kvm",
     /// How the writing of its state is getting on.
     QueryMigrate = "query-migrate",
+    /// Ends that.
+    MigrateCancel = "migrate_cancel",
     /// What is set for checkpoints.
     QueryMigrateParameters = "query-migrate-parameters",
     /// What of it is on.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   migrate ─► Setup ── thread ──► Active ── dyn Save ──► Completed
-//!                                     └─────────────────► Failed
+//!                                     ├─────────────────► Failed
+//!                                     └─ migrate_cancel ► Cancelled
 //! ```
 //!
 //! The guest goes on afterwards as it did before: this is how it is saved, not how it moves away.
@@ -10,8 +11,9 @@
 use super::request::Refusal;
 use crate::checkpoint::ram::PAGE;
 use crate::control::{Save, Saved};
+use crate::outlet::{Cancel, Outlet};
 use crate::sandbox::{self, Kind};
-use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, seek};
+use rustix::fs::{SeekFrom, seek};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt;
@@ -34,6 +36,8 @@ pub enum Stage {
     Completed,
     /// It came to nothing.
     Failed,
+    /// Nobody wanted it any more.
+    Cancelled,
 }
 
 /// Who is told of each stage.
@@ -47,10 +51,11 @@ pub(super) struct Migration {
 
 enum State {
     None,
-    Setup { since: Instant },
-    Active { since: Instant, written: Option<Written> },
+    Setup { since: Instant, cancel: Cancel },
+    Active { since: Instant, cancel: Cancel, written: Option<Written> },
     Completed { saved: Saved, took: Duration },
     Failed { why: String, took: Duration },
+    Cancelled { took: Duration },
 }
 
 /// A file whose place says how much is written.
@@ -79,6 +84,7 @@ impl State {
             Self::Active { .. } => Stage::Active,
             Self::Completed { .. } => Stage::Completed,
             Self::Failed { .. } => Stage::Failed,
+            Self::Cancelled { .. } => Stage::Cancelled,
         }
     }
 }
@@ -106,21 +112,40 @@ impl Migration {
 
     /// Begins, if none is under way; how it goes on is asked for later.
     pub(super) fn begin(self: &Arc<Self>, save: Arc<dyn Save>, fd: OwnedFd) -> Result<(), Refusal> {
-        if matches!(self.lock().stage(), Stage::Setup | Stage::Active) {
-            return Err(Refusal::generic(
-                "the state of this guest is being written already; query-migrate says when that is done",
-            ));
-        }
-        make_fit(&fd)?;
+        let cancel = Cancel::default();
+        let out = Outlet::new(fd, cancel.clone()).map_err(|error| Refusal::generic(error.to_string()))?;
         let (since, this) = (Instant::now(), Arc::clone(self));
-        self.enter(State::Setup { since });
-        let write = move || Underway { migration: this, since, over: false }.write(&*save, fd.into());
+        self.set_up(State::Setup { since, cancel: cancel.clone() })?;
+        let write = move || Underway { migration: this, since, over: false }.write(&*save, out, &cancel);
         if let Err(error) = sandbox::spawn("qmp-migrate", Kind::Control, write) {
             let why = format!("cannot start the thread that writes it: {error}");
             self.enter(State::Failed { why: why.clone(), took: since.elapsed() });
             return Err(Refusal::generic(why));
         }
         Ok(())
+    }
+
+    /// Sets it up, unless another one is under way.
+    fn set_up(&self, setup: State) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        if matches!(state.stage(), Stage::Setup | Stage::Active) {
+            return Err(Refusal::generic(
+                "the state of this guest is being written already; query-migrate says when that is done, and \
+                 migrate_cancel ends it",
+            ));
+        }
+        let stage = setup.stage();
+        *state = setup;
+        drop(state);
+        (self.tell)(stage);
+        Ok(())
+    }
+
+    /// Ends the one that is under way, if there is one: soon it is cancelled, unless it is complete before.
+    pub(super) fn cancel(&self) {
+        if let State::Setup { cancel, .. } | State::Active { cancel, .. } = &*self.lock() {
+            cancel.cancel();
+        }
     }
 
     /// What `query-migrate` says: figures are 0 as long as they are not known.
@@ -130,8 +155,8 @@ impl Migration {
         let mut said = json!({"status": state.stage()});
         match &*state {
             State::None => {}
-            State::Setup { since } => said["total-time"] = json!(ms(since.elapsed())),
-            State::Active { since, written } => {
+            State::Setup { since, .. } => said["total-time"] = json!(ms(since.elapsed())),
+            State::Active { since, written, .. } => {
                 said["total-time"] = json!(ms(since.elapsed()));
                 said["ram"] = ram(written.as_ref().and_then(Written::bytes).unwrap_or_default(), 0, 0);
             }
@@ -144,6 +169,7 @@ impl Migration {
                 said["total-time"] = json!(ms(*took));
                 said["error-desc"] = json!(why);
             }
+            State::Cancelled { took } => said["total-time"] = json!(ms(*took)),
         }
         said
     }
@@ -170,20 +196,6 @@ fn ram(transferred: u64, normal: u64, duplicate: u64) -> Value {
     })
 }
 
-/// A descriptor that can be written, and waits when it is full.
-fn make_fit(fd: &OwnedFd) -> Result<(), Refusal> {
-    let failed =
-        |error| Refusal::generic(format!("the descriptor cannot be looked at: {error}; send another"));
-    let flags = fcntl_getfl(fd).map_err(failed)?;
-    if flags & OFlags::RWMODE == OFlags::RDONLY || flags.contains(OFlags::PATH) {
-        return Err(Refusal::generic("the descriptor cannot be written; open it for writing"));
-    }
-    if flags.contains(OFlags::NONBLOCK) {
-        fcntl_setfl(fd, flags - OFlags::NONBLOCK).map_err(failed)?;
-    }
-    Ok(())
-}
-
 /// It ends in one way or the other, even by a panic.
 struct Underway {
     migration: Arc<Migration>,
@@ -193,14 +205,16 @@ struct Underway {
 }
 
 impl Underway {
-    fn write(mut self, save: &dyn Save, file: File) {
+    fn write(mut self, save: &dyn Save, out: Outlet, cancel: &Cancel) {
         let Self { migration, since, over } = &mut self;
-        migration.enter(State::Active { since: *since, written: Written::begin(&file) });
-        let outcome = save.save(file);
+        let written = Written::begin(out.file());
+        migration.enter(State::Active { since: *since, cancel: cancel.clone(), written });
+        let outcome = save.save(out);
         let took = since.elapsed();
         *over = true;
         migration.enter(match outcome {
             Ok(saved) => State::Completed { saved, took },
+            Err(_) if cancel.is_cancelled() => State::Cancelled { took },
             Err(error) => State::Failed { why: error.to_string(), took },
         });
     }

@@ -66,6 +66,10 @@ impl Desk {
             Plain::QueryName => json!({"name": self.name}),
             Plain::QueryKvm => json!({"enabled": true, "present": true}),
             Plain::QueryMigrate => self.migration.describe(),
+            Plain::MigrateCancel => {
+                self.migration.cancel();
+                done(())
+            }
             Plain::QueryMigrateParameters => match &self.controls.colo {
                 Some(colo) => json!({"x-checkpoint-delay": colo.status().delay.as_millis() as u64}),
                 None => json!({}),

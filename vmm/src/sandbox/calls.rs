@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 pub(super) struct Call {
     number: i64,
     test: Option<Test>,
+    /// What else has to be, at the same time.
+    also: Option<Test>,
 }
 
 /// What one of its arguments has to be. Arguments count from 0.
@@ -25,7 +27,7 @@ enum Test {
 impl Call {
     /// With any arguments.
     pub(super) const fn any(number: libc::c_long) -> Self {
-        Self { number, test: None }
+        Self { number, test: None, also: None }
     }
 
     /// With this value in an argument of 32 bits.
@@ -35,12 +37,17 @@ impl Call {
 
     /// With these bits of an argument.
     pub(super) const fn masked(number: libc::c_long, argument: u8, of: u32, are: u32) -> Self {
-        Self { number, test: Some(Test::Bits { argument, of, are }) }
+        Self { number, test: Some(Test::Bits { argument, of, are }), also: None }
+    }
+
+    /// And with these bits of another argument.
+    pub(super) const fn and(self, argument: u8, of: u32, are: u32) -> Self {
+        Self { also: Some(Test::Bits { argument, of, are }), ..self }
     }
 
     /// With this process in an argument.
     pub(super) const fn own_process(number: libc::c_long, argument: u8) -> Self {
-        Self { number, test: Some(Test::OwnProcess { argument }) }
+        Self { number, test: Some(Test::OwnProcess { argument }), also: None }
     }
 
     #[cfg(test)]
@@ -57,7 +64,7 @@ pub(super) fn compile(calls: &[Call], mismatch: SeccompAction) -> Result<BpfProg
         match (call.test, rules) {
             // Once a call is let pass with any arguments, what else is said of it does not count.
             (None, rules) => *rules = None,
-            (Some(test), Some(rules)) => rules.push(rule(test)?),
+            (Some(test), Some(rules)) => rules.push(rule(test, call.also)?),
             (Some(_), None) => {}
         }
     }
@@ -66,12 +73,16 @@ pub(super) fn compile(calls: &[Call], mismatch: SeccompAction) -> Result<BpfProg
     SeccompFilter::new(rules, mismatch, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
 }
 
-fn rule(test: Test) -> Result<SeccompRule, BackendError> {
+fn rule(test: Test, also: Option<Test>) -> Result<SeccompRule, BackendError> {
+    let conditions = [Some(test), also].into_iter().flatten().map(condition);
+    SeccompRule::new(conditions.collect::<Result<_, _>>()?)
+}
+
+fn condition(test: Test) -> Result<SeccompCondition, BackendError> {
     let (argument, operator, value) = match test {
         Test::Bits { argument, of: u32::MAX, are } => (argument, SeccompCmpOp::Eq, are),
         Test::Bits { argument, of, are } => (argument, SeccompCmpOp::MaskedEq(u64::from(of)), are),
         Test::OwnProcess { argument } => (argument, SeccompCmpOp::Eq, std::process::id()),
     };
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, u64::from(value))?;
-    SeccompRule::new(vec![condition])
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, u64::from(value))
 }

@@ -70,6 +70,28 @@ fn no_kind_of_thread_makes_a_socket() {
 }
 
 #[test]
+fn who_connects_to_the_other_host_speaks_tcp_alone() {
+    if !is_child() {
+        let output = in_a_child("who_connects_to_the_other_host_speaks_tcp_alone");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("two sockets\n"), "{said}");
+        assert_eq!(output.status.code(), Some(i32::from(VIOLATION)), "{said}");
+        assert!(said.contains("made the system call socket (number 41)"), "{said}");
+        return;
+    }
+    let sandbox = Sandbox::new(SeccompMode::On, || {}).unwrap();
+    thread(&sandbox, Kind::Peer, || {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        for family in [AddressFamily::INET, AddressFamily::INET6] {
+            socket_with(family, SocketType::STREAM, flags, None).unwrap();
+        }
+        rustix::io::write(rustix::stdio::stderr(), b"two sockets\n").unwrap();
+        drop(socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None));
+    });
+}
+
+#[test]
 fn memory_that_can_be_executed_is_not_given() {
     if !is_child() {
         let output = in_a_child("memory_that_can_be_executed_is_not_given");
@@ -148,11 +170,14 @@ fn every_list_makes_a_filter_and_no_call_is_on_one_twice() {
         for never in [libc::SYS_execve, libc::SYS_openat, libc::SYS_ptrace, libc::SYS_mount] {
             assert!(calls.iter().all(|call| call.number() != never), "{kind:?} {never}");
         }
-        // Who connects to the other host makes sockets for IP; nobody else makes any.
+        // Who connects to the other host makes sockets for TCP; nobody else makes any.
         let sockets: Vec<_> = calls.iter().filter(|call| call.number() == libc::SYS_socket).collect();
         let families: &[i32] = if kind == Kind::Peer { &[libc::AF_INET, libc::AF_INET6] } else { &[] };
-        let ip = families.iter().map(|family| calls::Call::with(libc::SYS_socket, 0, *family as u32));
-        assert_eq!(format!("{sockets:?}"), format!("{:?}", ip.collect::<Vec<_>>()), "{kind:?}");
+        let tcp = |family: &i32| {
+            calls::Call::with(libc::SYS_socket, 0, *family as u32).and(1, 0xf, libc::SOCK_STREAM as u32)
+        };
+        let tcp: Vec<_> = families.iter().map(tcp).collect();
+        assert_eq!(format!("{sockets:?}"), format!("{tcp:?}"), "{kind:?}");
     }
     for list in [common::CALLS, vcpu::CALLS, worker::CALLS, control::CALLS, peer::CALLS] {
         for (at, call) in list.iter().enumerate() {

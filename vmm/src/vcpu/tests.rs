@@ -1,5 +1,7 @@
 //! Guests of a few instructions, in real mode, on this host's KVM.
 
+mod states;
+
 use super::*;
 use crate::bus::BusDevice;
 use crate::irq::Routes;

@@ -13,10 +13,10 @@ use colo_vmm::cli::{Assembled, Ended, Failure, Launch};
 use colo_vmm::config::OnReset;
 use colo_vmm::console::Output;
 use colo_vmm::control::{BlockInfo, Control, ControlError, Controls, CpuInfo, Event, RunState, Save, Saved};
+use colo_vmm::outlet::Outlet;
 use colo_vmm::sandbox::{Kind, Sandbox};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -175,13 +175,13 @@ impl Control for Tiny {
 
 /// Its page: all the memory that it has, without a form round it.
 impl Save for Tiny {
-    fn save(&self, mut file: File) -> Result<Saved, ControlError> {
+    fn save(&self, mut out: Outlet) -> Result<Saved, ControlError> {
         let ran = self.state() == RunState::Running;
         self.stop()?;
         let begun = Instant::now();
         let mut page = [0; 4096];
         page[..PROGRAM.len()].copy_from_slice(&PROGRAM);
-        let written = file.write_all(&page);
+        let written = out.write_all(&page);
         let stood = begun.elapsed();
         if ran {
             self.cont()?;

@@ -25,7 +25,7 @@ fn secondary(words: &str) -> Result<Colo, ColoError> {
 #[test]
 fn what_is_not_said_has_a_default_that_follows_the_mode_and_the_side() {
     let colo = primary("").unwrap();
-    assert_eq!(colo.side, Side::Primary { peer: "web2:9000".parse().unwrap(), goes_on: true });
+    assert_eq!(colo.side, Side::Primary { peer: "web2:9000".parse().unwrap() });
     assert_eq!((colo.mode, colo.delay.get(), colo.vm_id.as_str()), (Mode::Colo, 20_000, "guest"));
     assert_eq!(
         (colo.heartbeat.get(), colo.peer_timeout.get(), colo.phase_timeout.get()),
@@ -58,9 +58,8 @@ fn every_word_is_understood() {
     );
     let trust = Trust::Authority("a".into());
     assert_eq!(colo.tls, Some(Tls { cert: "c".into(), key: "k".into(), trust }));
-    let pinned = primary("--tls-cert c --tls-key k --tls-peer p --on-peer-loss wait").unwrap();
+    let pinned = primary("--tls-cert c --tls-key k --tls-peer p --on-peer-loss go-on").unwrap();
     assert_eq!(pinned.tls.unwrap().trust, Trust::Peer("p".into()));
-    assert!(matches!(pinned.side, Side::Primary { goes_on: false, .. }));
 }
 
 #[test]
@@ -77,7 +76,11 @@ fn contradictions_are_found() {
         (ColoDraft::default().secondary(&name), "write --listen ADDR:PORT"),
         (
             primary("--on-peer-loss take-over"),
-            "a primary does not take-over when its peer is lost; write --on-peer-loss wait or go-on",
+            "a primary does not take-over when its peer is lost; write --on-peer-loss go-on",
+        ),
+        (
+            primary("--on-peer-loss wait"),
+            "a primary does not wait when its peer is lost; write --on-peer-loss go-on",
         ),
         (secondary("--on-peer-loss go-on"), "write --on-peer-loss wait or take-over"),
         (

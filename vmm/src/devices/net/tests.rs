@@ -4,6 +4,8 @@
 //!   driver A ── rings ── Net A ── tap a ── bridge ── tap b ── Net B ── rings ── driver B
 //! ```
 
+mod states;
+
 use super::features::{ALWAYS, CTRL_VQ, GUEST_TSO4, MQ, MRG_RXBUF};
 use super::*;
 use crate::memory::GuestRam;

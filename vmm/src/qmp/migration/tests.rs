@@ -15,8 +15,8 @@ struct Halting {
 }
 
 impl Save for Halting {
-    fn save(&self, mut file: File) -> Result<Saved, ControlError> {
-        file.write_all(&[7; 5000]).map_err(|error| failed(&error.to_string()))?;
+    fn save(&self, mut out: Outlet) -> Result<Saved, ControlError> {
+        out.write_all(&[7; 5000]).map_err(|error| failed(&error.to_string()))?;
         match self.go_on.lock().unwrap().recv().expect("a panic, if nobody says how to go on") {
             Ok(pages) => Ok(Saved { bytes: 5000, pages, zero_pages: 3, stood: Duration::from_millis(1500) }),
             Err(reason) => Err(failed(reason)),
@@ -109,7 +109,7 @@ fn one_that_ends_late_leaves_the_next_alone() {
 }
 
 #[test]
-fn what_cannot_be_written_is_refused_and_what_does_not_wait_is_made_to() {
+fn what_cannot_be_written_is_refused_and_what_does_not_wait_is_waited_for() {
     let (migration, told, save, say) = migration();
     let read_only = File::open("/dev/null").unwrap();
     assert!(migration.begin(Arc::clone(&save), read_only.into()).is_err());
@@ -122,4 +122,35 @@ fn what_cannot_be_written_is_refused_and_what_does_not_wait_is_made_to() {
     reader.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes, [7; 5000]);
     assert_eq!([0; 3].map(|_| told.recv().unwrap()), [Stage::Setup, Stage::Active, Stage::Completed]);
+}
+
+/// Fills whatever it is given.
+#[derive(Debug)]
+struct Endless;
+
+impl Save for Endless {
+    fn save(&self, mut out: Outlet) -> Result<Saved, ControlError> {
+        loop {
+            out.write_all(&[7; 5000]).map_err(|error| failed(&error.to_string()))?;
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_reads_nothing_holds_it_up_until_it_is_cancelled() {
+    let (tell, told) = channel();
+    let migration = Arc::new(Migration::new(move |stage| tell.send(stage).unwrap()));
+    migration.cancel();
+    assert_eq!(migration.describe(), json!({"status": "none"}));
+    let (_reader, writer) = std::io::pipe().unwrap();
+    migration.begin(Arc::new(Endless), writer.into()).unwrap();
+    assert_eq!([told.recv(), told.recv()], [Ok(Stage::Setup), Ok(Stage::Active)]);
+    migration.cancel();
+    assert_eq!(told.recv(), Ok(Stage::Cancelled));
+    assert_eq!(migration.describe()["status"], "cancelled");
+    // Nobody who reads has nobody who waits.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    migration.begin(Arc::new(Endless), writer.into()).unwrap();
+    assert_eq!([0; 3].map(|_| told.recv().unwrap()), [Stage::Setup, Stage::Active, Stage::Failed]);
 }

@@ -5,6 +5,7 @@
 //! | registers | | it drops exceptions that are pending: events are set last |
 //! | local APIC | system registers | they switch it on and place it |
 //! | counter | | the deadline is counted in its ticks |
+//! | local APIC | local APIC | KVM stops a timer whose mode becomes a deadline, or no longer is one: the second time it is that already |
 //! | MSRs | local APIC | a deadline needs the timer's mode |
 //! | events | all | they are what the calls before would drop |
 
@@ -81,7 +82,11 @@ impl Keeper {
             fd.set_debug_regs(&(&state.debug).into()).map_err(KvmError::call("a vCPU's new breakpoints"))?;
         }
         if other(|state, before| state.lapic != before.lapic) {
-            fd.set_lapic(&lapic(&state.lapic)).map_err(KvmError::call("a local APIC's new state"))?;
+            let (lapic, call) = (lapic(&state.lapic), KvmError::call("a local APIC's new state"));
+            if before.is_none_or(|before| counts_to_deadline(before) != counts_to_deadline(state)) {
+                fd.set_lapic(&lapic).map_err(&call)?;
+            }
+            fd.set_lapic(&lapic).map_err(&call)?;
         }
         let ahead = self.counter.set(fd, state.tsc, state.tsc_khz, at)?;
         self.set_msrs(fd, state, before, ahead)?;
@@ -136,6 +141,12 @@ impl Keeper {
         };
         clocks.filter_map(read).collect()
     }
+}
+
+/// Whether the local APIC's timer has a deadline instead of a count. The length was checked.
+fn counts_to_deadline(state: &VcpuState) -> bool {
+    const TIMER_MODE: usize = 0x322;
+    state.lapic.get(TIMER_MODE).is_some_and(|mode| mode >> 1 & 3 == 2)
 }
 
 /// Its length was checked.

@@ -437,8 +437,9 @@ proptest! {
     }
 }
 
-/// What a driver can have made of the registers of `own`, and a device that waits for it.
-fn possible(own: CardState, seed: u64, writes: &[(u8, [u8; 4])]) -> CardState {
+/// What a driver can have made of the registers of `own`, and a device that waits for it. The writes are to the
+/// configuration space of another card of that kind.
+pub(crate) fn possible(own: CardState, seed: u64, written: &Guest, writes: &[(u8, [u8; 4])]) -> CardState {
     let mut state = own;
     let diced: TransportState = dice(seed);
     let transport = &mut state.transport;
@@ -460,7 +461,6 @@ fn possible(own: CardState, seed: u64, writes: &[(u8, [u8; 4])]) -> CardState {
         *entry = crate::pci::msix::Entry { address: diced.address & !3, control: diced.control & 1, ..diced };
     }
     transport.msix.control = diced.msix.control & msix::CONTROL_WRITABLE;
-    let written = Guest::new(Box::new(Rng::default()), &ram(2 << 20));
     writes.iter().for_each(|(at, data)| written.function.config().write(*at, data));
     transport.config = written.function.config().save();
     state
@@ -476,7 +476,8 @@ proptest! {
         let guest = Guest::new(Box::new(Rng::default()), &ram(2 << 20));
         let own = guest.function.save();
         for (seed, writes) in [(before, &[][..]), (seed, &writes[..])] {
-            let state = possible(own.clone(), seed, writes);
+            let written = Guest::new(Box::new(Rng::default()), &ram(2 << 20));
+            let state = possible(own.clone(), seed, &written, writes);
             guest.function.check(&state).unwrap();
             guest.function.load(&state);
             prop_assert_eq!(encode_bare(&guest.function.save()), encode_bare(&state));
