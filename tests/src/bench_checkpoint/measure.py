@@ -87,12 +87,11 @@ class Absences:
         return sorted(found, reverse=True)
 
 
-def dirtied(reports):
-    """MB in a second, from what a guest said and when."""
-    if len(reports) < 2:
-        return None
-    (begin, first), (end, last) = reports[0], reports[-1]
-    return (last - first) / (end - begin)
+def dirtied(reports, begin, end):
+    """MB in a second of the host's: what a guest said that it had rewritten, at the beginning and at the end. None
+    of one that never says that."""
+    said_by = lambda moment: max((mb for at, mb in reports if at <= moment), default=0)
+    return (said_by(end) - said_by(begin)) / (end - begin) if reports else None
 
 
 def phase(plan, vmm, absences, port):
@@ -114,10 +113,10 @@ def phase(plan, vmm, absences, port):
         "seconds": end - begin,
         "checkpoints": count,
         "pauses_ms": [pause * 1e3 for pause in pauses],
-        "parts_ms": vmm.parts_since(mark),
+        "parts": vmm.parts_since(mark),
         "absences_ms": [absence * 1e3 for absence in absences.found()[:count]],
         "bytes": (bytes_after - bytes_before) / max(counted, 1),
-        "dirtied": dirtied([report for report in vmm.console.reports if begin <= report[0] <= end]),
+        "dirtied": dirtied(vmm.console.reports, begin, end),
     }
 
 

@@ -107,8 +107,9 @@ pub const FIGURES: [Figure; 6] = [
     Figure { key: "dirtied", what: "rewritten by the guest", unit: "MB/s", goal: None },
 ];
 
-/// What the pause of this VMM consists of.
-pub const PARTS: [&str; 5] = ["stop", "log", "copy", "state", "resume"];
+/// What a checkpoint of this VMM consists of: the parts of the pause, what comes after it, and its pages.
+pub const PARTS: [&str; 10] =
+    ["stop", "log", "copy", "state", "resume", "transfer", "load", "pages", "foreign", "ahead"];
 
 /// The most that the secondary's memory may be, of its guest's.
 pub const MEMORY_GOAL: f64 = 1.2;
@@ -199,7 +200,7 @@ fn figures(load: &str, primary: &Value, secondary: &Value, round: &mut Round) ->
             put("dirtied", rate);
         }
         for part in PARTS {
-            let times = list(&phase["parts_ms"][part]);
+            let times = list(&phase["parts"][part]);
             if !times.is_empty() {
                 put(part, median(&times));
             }
@@ -216,7 +217,7 @@ mod tests {
     fn seen(pauses: &[f64]) -> (Value, Value) {
         let parts = json!({"stop": [1.0, 3.0, 2.0], "copy": []});
         let phase = json!({"name": "idle often", "seconds": 2.0, "pauses_ms": pauses, "checkpoints": 8,
-                           "parts_ms": parts, "absences_ms": [2.0, 4.0], "bytes": 2048, "dirtied": null});
+                           "parts": parts, "absences_ms": [2.0, 4.0], "bytes": 2048, "dirtied": null});
         (json!({"attached": 3.5, "phases": [phase]}), json!({"resident_kib": 524_288, "ended": false}))
     }
 

@@ -166,9 +166,11 @@ impl Page<'_> {
         }
         let _ = write!(
             page,
-            "\n## What the pause of colo-vm consists of\n\nMilliseconds, medians of the rounds' medians: until the vCPU \
-             stood and its devices were drained, reading and rearming the log of dirty pages, their copy, the state of \
-             vCPU and devices, until the vCPU went on.\n\n| | | {} |\n|---|---|{}\n",
+            "\n## What a checkpoint of colo-vm consists of\n\nMedians of the rounds' medians. The pause, in milliseconds: \
+             until the vCPU stood and its devices were drained; reading and rearming the log of dirty pages; their copy; \
+             the state of vCPU and devices; until the vCPU went on. Then, while it runs: until the secondary had everything \
+             (transfer), and had loaded it. Pages: those that were copied in the pause, those among them that only the \
+             secondary's guest had written (foreign), and those that were sent before (ahead).\n\n| | | {} |\n|---|---|{}\n",
             PARTS.join(" | "),
             "---:|".repeat(PARTS.len())
         );

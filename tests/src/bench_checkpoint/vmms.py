@@ -182,7 +182,7 @@ class Qemu(Vmm):
         return len(self.pauses_since(mark))
 
     def parts_since(self, mark):
-        """QEMU does not say what its pauses consist of."""
+        """QEMU does not say what its checkpoints consist of."""
         return {}
 
 
@@ -196,6 +196,8 @@ class Ours(Vmm):
     (the port above) somebody knocks."""
 
     PARTS = ["stop", "log", "copy", "state", "resume"]
+    # Of a checkpoint, not of its pause.
+    AFTER, COUNTS = ["transfer", "load"], ["pages", "foreign", "ahead"]
 
     def __init__(self, argv):
         super().__init__(argv)
@@ -259,16 +261,20 @@ class Ours(Vmm):
         return self.status()["checkpoints"]
 
     def since(self, mark):
-        return [last["stood"] for epoch, last in sorted(self.seen.items()) if epoch > mark]
+        return [last for epoch, last in sorted(self.seen.items()) if epoch > mark]
 
     def pauses_since(self, mark):
-        return [seconds(stood["total"]) for stood in self.since(mark)]
+        return [seconds(last["stood"]["total"]) for last in self.since(mark)]
 
     def count_since(self, mark):
         return self.mark() - mark
 
     def parts_since(self, mark):
-        return {part: [seconds(stood[part]) * 1e3 for stood in self.since(mark)] for part in self.PARTS}
+        """What a checkpoint consists of: milliseconds, and pages."""
+        since = self.since(mark)
+        parts = {part: [seconds(last["stood"][part]) * 1e3 for last in since] for part in self.PARTS}
+        parts |= {part: [seconds(last[part]) * 1e3 for last in since] for part in self.AFTER}
+        return parts | {count: [last[count] for last in since] for count in self.COUNTS}
 
 
 VMMS = {"qemu": Qemu, "colo-vm": Ours, "periodic": Ours}

@@ -22,6 +22,9 @@ struct Args {
     /// Who is measured, by turns
     #[arg(long, value_enum, value_delimiter = ',', default_value = "qemu,colo-vm,periodic")]
     subjects: Vec<Subject>,
+    /// With which loads
+    #[arg(long, value_delimiter = ',', default_values = LOADS.map(|load| load.name), value_parser = LOADS.map(|load| load.name))]
+    loads: Vec<String>,
     /// How long each phase is watched
     #[arg(long, default_value_t = 10, value_name = "S")]
     seconds: u64,
@@ -56,7 +59,7 @@ fn main() -> Result<()> {
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
         let mut all = BTreeMap::<Subject, Round>::new();
-        for load in LOADS {
+        for load in LOADS.into_iter().filter(|load| args.loads.iter().any(|name| name == load.name)) {
             for &subject in &args.subjects {
                 let figures = all.entry(subject).or_default();
                 pair(&place, subject, &guest, load, args.seconds, figures)
