@@ -129,8 +129,7 @@ impl Page<'_> {
         for subject in self.rivals() {
             let own = of(subject);
             is_told |= own.iter().any(Option::is_some);
-            let quotients: Vec<f64> =
-                own.iter().zip(&qemu).filter_map(|(own, qemu)| Some((*own)? / (*qemu)?)).collect();
+            let quotients = quotients(&own, &qemu);
             let is_missed = !quotients.is_empty() && goal.is_some_and(|goal| median(&quotients) > goal);
             let missed = if is_missed { " (missed)" } else { "" };
             let _ = write!(cells, " {} | {}{missed} |", value(&own), spread(&quotients));
@@ -150,9 +149,7 @@ impl Page<'_> {
                 let own = self.of(subject, &key);
                 let known: Vec<f64> = own.iter().copied().flatten().collect();
                 let missed = if median(&known) > MEMORY_GOAL { " (missed)" } else { "" };
-                let quotients: Vec<f64> =
-                    own.iter().zip(&qemu).filter_map(|(own, qemu)| Some((*own)? / (*qemu)?)).collect();
-                let _ = write!(page, " {}{missed} | {} |", value(&own), spread(&quotients));
+                let _ = write!(page, " {}{missed} | {} |", value(&own), spread(&quotients(&own, &qemu)));
             }
             page.push('\n');
         }
@@ -185,6 +182,12 @@ impl Page<'_> {
             }
         }
     }
+}
+
+/// Round by round. A guest that stood all the time rewrote nothing: nothing can be divided by that.
+fn quotients(own: &[Option<f64>], qemu: &[Option<f64>]) -> Vec<f64> {
+    let rounds = own.iter().zip(qemu);
+    rounds.filter_map(|(own, qemu)| Some((*own)? / (*qemu).filter(|qemu| *qemu > 0.0)?)).collect()
 }
 
 fn value(all: &[Option<f64>]) -> String {
@@ -248,6 +251,11 @@ mod tests {
         ] {
             assert!(page.contains(line), "{line}\nin\n{page}");
         }
+    }
+
+    #[test]
+    fn nothing_is_divided_by_zero() {
+        assert_eq!(quotients(&[Some(1.0), Some(6.0), None], &[Some(0.0), Some(2.0), Some(1.0)]), [3.0]);
     }
 
     #[test]
