@@ -15,6 +15,7 @@ use std::time::Duration;
 
 /// Measures what checkpoints cost.
 #[derive(Parser)]
+#[command(after_help = "The environment's COLO_VM names another colo-vm to measure, by its whole path.")]
 struct Args {
     /// Rounds; medians are taken over them
     #[arg(long, default_value_t = 5)]
