@@ -34,6 +34,8 @@ To reach: a pause of at most 0.1 of QEMU's, and 1.2 × the guest's memory.
 pub struct Page<'a> {
     /// Each round's figures.
     pub rounds: &'a [BTreeMap<Subject, Round>],
+    /// For how long each phase was watched.
+    pub seconds: u64,
     /// Lab machines.
     pub hosts: u8,
     /// Whether they are emulated.
@@ -57,14 +59,15 @@ impl Page<'_> {
         // Writing into a String does not fail.
         let _ = writeln!(
             page,
-            "\nOne run on {}: {} CPUs ({}), Linux {}, {how}, {place}; {qemu}; colo-vm {}. {} rounds. Load averages of the \
-             machine before and after: {:.1}, {:.1}.\n",
+            "\nOne run on {}: {} CPUs ({}), Linux {}, {how}, {place}; {qemu}; colo-vm {}. {} rounds, each phase watched for \
+             {} s. Load averages of the machine before and after: {:.1}, {:.1}.\n",
             machine.date,
             machine.cpus,
             machine.cpu,
             machine.kernel,
             env!("CARGO_PKG_VERSION"),
             self.rounds.len(),
+            self.seconds,
             self.load[0],
             self.load[1],
         );
@@ -230,7 +233,7 @@ mod tests {
     }
 
     fn text(rounds: &[BTreeMap<Subject, Round>]) -> String {
-        Page { rounds, hosts: 1, software: true, machine: &machine(), load: [0.5, 2.0] }.text()
+        Page { rounds, seconds: 5, hosts: 1, software: true, machine: &machine(), load: [0.5, 2.0] }.text()
     }
 
     #[test]

@@ -74,6 +74,7 @@ fn main() -> Result<()> {
     }
     let page = Page {
         rounds: &rounds,
+        seconds: args.seconds,
         hosts: args.hosts,
         software: lab.accel == Accel::Tcg,
         machine: &Machine::look(),
