@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 
 /// Says where a built `colo-proxy` is: in a lab machine nothing is to be compiled.
 pub const COLO_PROXY: &str = "COLO_PROXY";
+/// Says where a built `colo-vm` is: one version is measured as another was.
+pub const COLO_VM: &str = "COLO_VM";
 
 /// The `colo-proxy` binary of the profile that this test was built with, brought up to date once per test program.
 pub fn colo_proxy() -> Result<PathBuf> {
@@ -23,6 +25,9 @@ pub fn colo_proxy() -> Result<PathBuf> {
 /// The `colo-vm` binary, likewise.
 pub fn colo_vm() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    if let Some(given) = std::env::var_os(COLO_VM) {
+        return Ok(given.into());
+    }
     BUILT
         .get_or_init(|| build("colo-vm").map_err(|error| format!("{error:#}")))
         .clone()

@@ -5,6 +5,7 @@
 //!                        │            ▲ its guest: a load    │        │
 //!                        │            └ QMP, ftrace, ss       └ guest  └ /proc/PID/status
 //!                        └─ per phase: pauses, bytes, checkpoints per second
+//!   measure.py is the same for all; what differs from VMM to VMM is in vmms.py
 //! ```
 //!
 //! Both may be one machine: a pause is then longer by what the other side's guest takes of its CPU, for both
@@ -42,6 +43,10 @@ pub struct Phase {
 /// What a guest does, and the phases of its checkpoints.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
+    /// A word for it.
+    pub name: &'static str,
+    /// For the table.
+    pub what: &'static str,
     /// What it runs.
     pub script: &'static str,
     /// One after the other.
@@ -51,44 +56,72 @@ pub struct Load {
 /// Each has a new pair of guests.
 pub const LOADS: [Load; 3] = [
     Load {
+        name: "idle",
+        what: "idle",
         script: "sleep 10000",
         phases: &[
             Phase { name: "idle", what: "idle, a checkpoint each second", delay_ms: 1000 },
-            Phase { name: "often", what: "idle, one after the other", delay_ms: 1 },
+            Phase { name: "idle often", what: "idle, one after the other", delay_ms: 1 },
         ],
     },
     Load {
+        name: "10",
+        what: "10 MB/s rewritten",
         script: "colo-load --every 1 dirty 10 100",
-        phases: &[Phase { name: "10", what: "10 MB/s rewritten, a checkpoint each second", delay_ms: 1000 }],
+        phases: &[
+            Phase { name: "10", what: "10 MB/s rewritten, a checkpoint each second", delay_ms: 1000 },
+            Phase { name: "10 often", what: "10 MB/s rewritten, one after the other", delay_ms: 1 },
+        ],
     },
     Load {
+        name: "100",
+        what: "up to 100 MB/s rewritten",
         script: "colo-load --every 1 dirty 100 100",
-        phases: &[Phase {
-            name: "100",
-            what: "up to 100 MB/s rewritten, a checkpoint each second",
-            delay_ms: 1000,
-        }],
+        phases: &[
+            Phase { name: "100", what: "up to 100 MB/s rewritten, a checkpoint each second", delay_ms: 1000 },
+            Phase { name: "100 often", what: "up to 100 MB/s rewritten, one after the other", delay_ms: 1 },
+        ],
     },
 ];
 
-/// What is told of each phase: key, text, unit, and whether more is better.
-pub const FIGURES: [(&str, &str, &str, Option<bool>); 6] = [
-    ("pause", "pause of the primary", "ms", Some(false)),
-    ("worst", "longest pause", "ms", Some(false)),
-    ("absence", "vCPU outside KVM_RUN", "ms", Some(false)),
-    ("bytes", "sent per checkpoint", "KiB", Some(false)),
-    ("rate", "checkpoints", "/s", None),
-    ("dirtied", "rewritten by the guest, in its own time", "MB/s", None),
+/// A figure of a phase.
+#[derive(Clone, Copy, Debug)]
+pub struct Figure {
+    /// A word for it.
+    pub key: &'static str,
+    /// For the table.
+    pub what: &'static str,
+    /// In what.
+    pub unit: &'static str,
+    /// The most that it may be of QEMU's.
+    pub goal: Option<f64>,
+}
+
+/// What is told of each phase.
+pub const FIGURES: [Figure; 6] = [
+    Figure { key: "pause", what: "pause of the primary, median", unit: "ms", goal: Some(0.1) },
+    Figure { key: "p95", what: "pause, 95 % are shorter", unit: "ms", goal: None },
+    Figure { key: "absence", what: "vCPU outside KVM_RUN, median", unit: "ms", goal: None },
+    Figure { key: "bytes", what: "sent per checkpoint", unit: "KiB", goal: None },
+    Figure { key: "rate", what: "checkpoints", unit: "/s", goal: None },
+    Figure { key: "dirtied", what: "rewritten by the guest", unit: "MB/s", goal: None },
 ];
 
-/// What is told of a pair.
-pub const OF_A_PAIR: [(&str, &str, &str); 2] = [
-    ("attached", "from the command to the first checkpoint", "s"),
-    ("memory", "the secondary's resident memory, of the guest's", "×"),
-];
+/// What a checkpoint of this VMM consists of: the parts of the pause, what comes after it, and its pages.
+pub const PARTS: [&str; 10] =
+    ["stop", "log", "copy", "state", "resume", "transfer", "load", "pages", "foreign", "ahead"];
 
-/// The figures of one pair, `PHASE FIGURE` or one of [`OF_A_PAIR`].
-pub type Round = BTreeMap<String, f64>;
+/// The most that the secondary's memory may be, of its guest's.
+pub const MEMORY_GOAL: f64 = 1.2;
+
+/// What was seen of one subject in one round.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Round {
+    /// `PHASE FIGURE`, `PHASE PART`, `LOAD memory`, `LOAD attached`.
+    pub figures: BTreeMap<String, f64>,
+    /// Each pause of a phase, in milliseconds.
+    pub pauses: BTreeMap<String, Vec<f64>>,
+}
 
 /// Where the two sides are.
 #[derive(Debug)]
@@ -108,20 +141,15 @@ impl<'a> Place<'a> {
     }
 }
 
-/// All loads, each phase watched for some seconds.
-pub fn round(place: &Place<'_>, subject: Subject, guest: &Guest, seconds: u64) -> Result<Round> {
-    let mut round = Round::new();
-    for load in LOADS {
-        let figures = pair(place, subject, guest, load, seconds);
-        let figures = figures.with_context(|| format!("{}, {:?}", subject.name(), load.script))?;
-        // Of the pair itself the idle one is told: it comes first.
-        figures.into_iter().for_each(|(name, value)| _ = round.entry(name).or_insert(value));
-    }
-    Ok(round)
-}
-
-/// One pair of guests.
-fn pair(place: &Place<'_>, subject: Subject, guest: &Guest, load: Load, seconds: u64) -> Result<Round> {
+/// Adds the figures of one pair of guests with one load to a round's; each phase is watched for some seconds.
+pub fn pair(
+    place: &Place<'_>,
+    subject: Subject,
+    guest: &Guest,
+    load: Load,
+    seconds: u64,
+    round: &mut Round,
+) -> Result<()> {
     let phases = load.phases.iter();
     let plan: Vec<Value> = phases
         .map(|phase| json!({"name": phase.name, "delay_ms": phase.delay_ms, "seconds": seconds}))
@@ -145,65 +173,78 @@ fn pair(place: &Place<'_>, subject: Subject, guest: &Guest, load: Load, seconds:
     let last = |text: &str| serde_json::from_str(text.lines().last().unwrap_or_default());
     let (ours, theirs): (Value, Value) =
         (last(&output.stdout).with_context(what)?, last(&theirs.stdout).with_context(what)?);
-    figures(&ours, &theirs).with_context(what)
+    figures(load.name, &ours, &theirs, round).with_context(what)
 }
 
-fn figures(primary: &Value, secondary: &Value) -> Result<Round> {
+fn figures(load: &str, primary: &Value, secondary: &Value, round: &mut Round) -> Result<()> {
     let number =
         |value: &Value, name: &str| value[name].as_f64().with_context(|| format!("no figure {name}"));
-    let mut round = Round::new();
-    round.insert("attached".into(), number(primary, "attached")?);
+    ensure!(secondary["ended"] == false, "the secondary ended too early");
     let guest_kib = f64::from(GUEST_MIB) * 1024.0;
-    round.insert("memory".into(), number(secondary, "resident_kib")? / guest_kib);
+    let figures = &mut round.figures;
+    figures.insert(format!("{load} attached"), number(primary, "attached")?);
+    figures.insert(format!("{load} memory"), number(secondary, "resident_kib")? / guest_kib);
     for phase in primary["phases"].as_array().context("no phases")? {
         let name = phase["name"].as_str().context("a phase without a name")?;
-        let list = |key: &str| -> Vec<f64> {
-            phase[key].as_array().into_iter().flatten().filter_map(Value::as_f64).collect()
+        let list = |values: &Value| -> Vec<f64> {
+            values.as_array().into_iter().flatten().filter_map(Value::as_f64).collect()
         };
-        let (pauses, absences) = (list("pauses_ms"), list("absences_ms"));
+        let pauses = list(&phase["pauses_ms"]);
         ensure!(!pauses.is_empty(), "no checkpoint in the phase {name}");
-        let count = pauses.len() as f64;
-        let mut put = |key: &str, value: f64| round.insert(format!("{name} {key}"), value);
+        let mut put = |key: &str, value: f64| figures.insert(format!("{name} {key}"), value);
         put("pause", median(&pauses));
-        put("worst", pauses.iter().copied().fold(0.0, f64::max));
-        put("absence", median(&absences));
+        put("absence", median(&list(&phase["absences_ms"])));
         put("bytes", number(phase, "bytes")? / 1024.0);
-        put("rate", count / number(phase, "seconds")?);
+        put("rate", number(phase, "checkpoints")? / number(phase, "seconds")?);
         if let Some(rate) = phase["dirtied"].as_f64() {
             put("dirtied", rate);
         }
+        for part in PARTS {
+            let times = list(&phase["parts"][part]);
+            if !times.is_empty() {
+                put(part, median(&times));
+            }
+        }
+        round.pauses.insert(name.to_owned(), pauses);
     }
-    Ok(round)
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    #[allow(clippy::float_cmp, reason = "exact by construction")]
-    fn what_was_seen_becomes_figures() {
-        let phase = json!({"name": "idle", "seconds": 2.0, "pauses_ms": [1.0, 9.0, 2.0, 4.0],
-                           "absences_ms": [2.0, 4.0], "bytes": 2048, "dirtied": null});
-        let primary = json!({"attached": 3.5, "phases": [phase]});
-        let secondary = json!({"resident_kib": 524_288});
-        let round = figures(&primary, &secondary).unwrap();
-        let expected = [
-            ("attached", 3.5),
-            ("idle absence", 3.0),
-            ("idle bytes", 2.0),
-            ("idle pause", 3.0),
-            ("idle rate", 2.0),
-            ("idle worst", 9.0),
-            ("memory", 2.0),
-        ];
-        assert_eq!(round, expected.map(|(name, value)| (name.to_owned(), value)).into());
+    fn seen(pauses: &[f64]) -> (Value, Value) {
+        let parts = json!({"stop": [1.0, 3.0, 2.0], "copy": []});
+        let phase = json!({"name": "idle often", "seconds": 2.0, "pauses_ms": pauses, "checkpoints": 8,
+                           "parts": parts, "absences_ms": [2.0, 4.0], "bytes": 2048, "dirtied": null});
+        (json!({"attached": 3.5, "phases": [phase]}), json!({"resident_kib": 524_288, "ended": false}))
     }
 
     #[test]
-    fn a_phase_without_a_checkpoint_is_no_result() {
-        let phase = json!({"name": "idle", "seconds": 2.0, "pauses_ms": [], "absences_ms": [], "bytes": 0});
-        let primary = json!({"attached": 3.5, "phases": [phase]});
-        assert!(figures(&primary, &json!({"resident_kib": 1})).is_err());
+    fn what_was_seen_becomes_figures() {
+        let (primary, secondary) = seen(&[1.0, 9.0, 2.0, 4.0]);
+        let mut round = Round::default();
+        figures("idle", &primary, &secondary, &mut round).unwrap();
+        let expected = [
+            ("idle attached", 3.5),
+            ("idle memory", 2.0),
+            ("idle often absence", 3.0),
+            ("idle often bytes", 2.0),
+            ("idle often pause", 3.0),
+            ("idle often rate", 4.0),
+            ("idle often stop", 2.0),
+        ];
+        assert_eq!(round.figures, expected.map(|(name, value)| (name.to_owned(), value)).into());
+        assert_eq!(round.pauses["idle often"], [1.0, 9.0, 2.0, 4.0]);
+    }
+
+    #[test]
+    fn a_phase_without_a_checkpoint_or_a_lost_secondary_is_no_result() {
+        let (primary, secondary) = seen(&[]);
+        assert!(figures("idle", &primary, &secondary, &mut Round::default()).is_err());
+        let (primary, mut secondary) = seen(&[1.0]);
+        secondary["ended"] = true.into();
+        assert!(figures("idle", &primary, &secondary, &mut Round::default()).is_err());
     }
 }

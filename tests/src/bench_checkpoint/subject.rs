@@ -11,9 +11,11 @@ pub const GUEST_MIB: u32 = 256;
 pub enum Subject {
     /// QEMU's COLO.
     Qemu,
-    /// This VMM.
+    /// This VMM; both guests run, as QEMU's do.
     #[value(name = "colo-vm")]
     Ours,
+    /// This VMM; the secondary's guest stands between checkpoints.
+    Periodic,
 }
 
 /// The guest of both sides.
@@ -42,11 +44,22 @@ impl Subject {
         match self {
             Self::Qemu => "qemu",
             Self::Ours => "colo-vm",
+            Self::Periodic => "periodic",
         }
     }
 
-    /// The command line of a side whose guest runs a script. QEMU's machine is `pc`, as its COLO does not know `q35`; whom it speaks to it
-    /// is told later.
+    /// Its name for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Qemu => "QEMU",
+            Self::Ours => "colo-vm",
+            Self::Periodic => "colo-vm, periodic",
+        }
+    }
+
+    /// The command line of a side whose guest runs a script. QEMU's machine is `pc`, as its COLO does not know
+    /// `q35`; whom it speaks to it is told later. Where both sides share a CPU in software, a peer that says
+    /// nothing for seconds is not dead.
     pub fn words(self, guest: &Guest, script: &str, side: Side<'_>) -> Vec<String> {
         let (kernel, initrd) = (guest.kernel.display(), guest.initrd.display());
         let cmdline = format!("console=ttyS0 quiet reboot=t panic=-1 {}", images::run_argument(script));
@@ -59,14 +72,16 @@ impl Subject {
                      -kernel {kernel} -initrd {initrd} {incoming} -append"
                 )
             }
-            Self::Ours => {
+            Self::Ours | Self::Periodic => {
                 let side = match side {
-                    Side::Primary(peer) => format!("primary --peer {peer}"),
+                    Side::Primary(peer) => format!("primary --peer {peer} --checkpoint-delay 1000"),
                     Side::Secondary(port) => format!("secondary --listen 0.0.0.0:{port}"),
                 };
+                let mode = if self == Self::Periodic { "periodic" } else { "colo" };
                 let colo_vm = guest.colo_vm.display();
                 format!(
-                    "{colo_vm} {side} --memory {GUEST_MIB}M --kernel {kernel} --initrd {initrd} --cmdline"
+                    "{colo_vm} {side} --mode {mode} --peer-timeout 20000 --phase-timeout 60000 \
+                     --memory {GUEST_MIB}M --cpus 1 --kernel {kernel} --initrd {initrd} --cmdline"
                 )
             }
         };

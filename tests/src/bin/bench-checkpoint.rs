@@ -1,10 +1,11 @@
 //! `cargo xtask bench checkpoint`: see `docs/benchmarks-checkpoint.md`.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use colo_tests::bench::machine::Machine;
+use colo_tests::bench_checkpoint::report::Page;
 use colo_tests::bench_checkpoint::subject::{Guest, Subject};
-use colo_tests::bench_checkpoint::{Place, report, round};
+use colo_tests::bench_checkpoint::{LOADS, Place, Round, pair};
 use colo_tests::binary;
 use colo_tests::lab::{Accel, Kernel, Lab, Options, images, store};
 use std::collections::BTreeMap;
@@ -14,13 +15,17 @@ use std::time::Duration;
 
 /// Measures what checkpoints cost.
 #[derive(Parser)]
+#[command(after_help = "The environment's COLO_VM names another colo-vm to measure, by its whole path.")]
 struct Args {
     /// Rounds; medians are taken over them
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Who is measured, by turns
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "qemu")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "qemu,colo-vm,periodic")]
     subjects: Vec<Subject>,
+    /// With which loads
+    #[arg(long, value_delimiter = ',', default_values = LOADS.map(|load| load.name), value_parser = LOADS.map(|load| load.name))]
+    loads: Vec<String>,
     /// How long each phase is watched
     #[arg(long, default_value_t = 10, value_name = "S")]
     seconds: u64,
@@ -37,7 +42,11 @@ fn main() -> Result<()> {
     let guest = Guest {
         kernel: store::kernel(Kernel::Cloud)?.image,
         initrd: images::loaded(Kernel::Cloud)?,
-        colo_vm: if args.subjects.contains(&Subject::Ours) { binary::colo_vm()? } else { PathBuf::new() },
+        colo_vm: if args.subjects.iter().any(|&subject| subject != Subject::Qemu) {
+            binary::colo_vm()?
+        } else {
+            PathBuf::new()
+        },
     };
     let lab = Lab::start(&Options {
         hosts: args.hosts,
@@ -47,20 +56,40 @@ fn main() -> Result<()> {
         ..Options::default()
     })?;
     let place = Place::of(&lab);
+    let before = load();
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
-        let mut all = BTreeMap::new();
-        for &subject in &args.subjects {
-            let figures = round(&place, subject, &guest, args.seconds)?;
-            writeln!(std::io::stderr(), "{number} {:<8} {figures:.1?}", subject.name())?;
-            all.insert(subject, figures);
+        let mut all = BTreeMap::<Subject, Round>::new();
+        for load in LOADS.into_iter().filter(|load| args.loads.iter().any(|name| name == load.name)) {
+            for &subject in &args.subjects {
+                let figures = all.entry(subject).or_default();
+                pair(&place, subject, &guest, load, args.seconds, figures)
+                    .with_context(|| format!("{}, {}", subject.title(), load.what))?;
+                let of_load = figures.figures.range(load.name.to_owned()..);
+                let of_load: Vec<_> = of_load.take_while(|(key, _)| key.starts_with(load.name)).collect();
+                writeln!(std::io::stderr(), "{number} {:<8} {of_load:.2?}", subject.name())?;
+            }
         }
         rounds.push(all);
     }
-    let page = report::page(&rounds, args.hosts, lab.accel == Accel::Tcg, &Machine::look());
+    let page = Page {
+        rounds: &rounds,
+        seconds: args.seconds,
+        hosts: args.hosts,
+        software: lab.accel == Accel::Tcg,
+        machine: &Machine::look(),
+        load: [before, load()],
+    }
+    .text();
     writeln!(std::io::stdout(), "{page}")?;
     if let Some(doc) = &args.doc {
         std::fs::write(doc, page)?;
     }
     Ok(())
+}
+
+/// How many processes of this machine wanted to run, over the last five minutes.
+fn load() -> f64 {
+    let averages = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    averages.split(' ').nth(1).and_then(|load| load.parse().ok()).unwrap_or_default()
 }
