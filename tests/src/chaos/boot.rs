@@ -84,16 +84,17 @@ impl Boot {
         word("initrd", self.args.initrd.display().to_string());
         word("cpus", self.args.cpus.to_string());
         word("memory", self.args.memory.clone());
-        let mut cmdline = "console=ttyS0 quiet ".to_owned();
+        let mut told = vec!["console=ttyS0 quiet".to_owned()];
         if let Some(disk) = &self.args.disk {
             word("disk", format!("path={},format=raw,readonly", disk.display()));
-            cmdline += "lab.root=/dev/vda lab.overlay=1 ";
+            told.push("lab.root=/dev/vda lab.overlay=1".to_owned());
         }
         if let Some(tap) = self.tap {
             word("net", format!("tap={tap}"));
-            cmdline += &format!("lab.ip={GUEST}/24 ");
+            told.push(format!("lab.ip={GUEST}/24"));
         }
-        word("cmdline", cmdline + &crate::lab::images::run_argument(&self.script()));
+        told.push(crate::lab::images::run_argument(&self.script()));
+        word("cmdline", told.join(" "));
         words
     }
 

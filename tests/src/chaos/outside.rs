@@ -51,7 +51,11 @@ pub fn in_labs(trials: &[Trial], boot: &BootArgs, lifetime: Duration) -> Result<
     std::thread::scope(|scope| {
         let running: Vec<_> =
             trials.iter().map(|trial| scope.spawn(move || in_lab(trial, boot, lifetime))).collect();
-        running.into_iter().try_for_each(|thread| thread.join().expect("a trial does not panic"))
+        let ended = running.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the thread of a trial panicked")))
+        });
+        // All are waited for.
+        ended.collect::<Vec<_>>().into_iter().collect()
     })
 }
 
