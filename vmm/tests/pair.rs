@@ -222,8 +222,9 @@ fn a_primary_goes_on_alone_and_meets_its_secondary_again() {
     }
     let secondary = place.secondary(&[]);
     primary.level(5);
-    // Somebody says that there is none: it is not looked for any more.
-    primary.take_over();
+    // Somebody says that there is to be none: it is not looked for any more.
+    let output = primary.ask(&["takeover", "--force"]);
+    assert!(output.status.success(), "{output:?}");
     assert_eq!(primary.phase("alone")["reason"], "request");
     secondary.phase("lost");
     primary.goes_on();
@@ -320,6 +321,45 @@ fn who_is_somebody_else_is_refused_and_disturbs_nobody() {
     let now = primary.status().unwrap()["epoch"].as_u64().unwrap();
     primary.level(now + 5);
     assert_eq!(primary.status().unwrap()["sessions"], 1);
+}
+
+/// A primary that is started again boots a guest of its own: what the secondary keeps is all that is left of the other.
+#[test]
+fn the_guest_of_a_lost_primary_is_not_replaced_by_another() {
+    let place = Place::new();
+    let secondary = place.secondary(&[]);
+    let mut primary = place.primary(&[]);
+    primary.level(3);
+    let output = secondary.ask(&["takeover"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && said.contains("the primary is there, and both would serve"),
+        "{said}"
+    );
+    primary.process.kill().unwrap();
+    secondary.phase("lost");
+    let other = place.side("other", "primary", &["--peer", &place.address]);
+    until("a refusal", || {
+        let keeps = |status: &Value| {
+            status["error"].as_str().is_some_and(|error| error.contains("it keeps the guest"))
+        };
+        other.status().filter(keeps)
+    });
+    secondary.phase("lost");
+    secondary.take_over();
+    secondary.goes_on();
+    in_order(&primary.printed());
+}
+
+#[test]
+fn a_guest_of_another_kind_is_refused_before_anything_is_sent() {
+    let place = Place::new();
+    let _secondary = place.secondary(&["--cpus", "2"]);
+    let primary = place.primary(&[]);
+    let status = until("a refusal", || primary.status().filter(|status| status["error"].is_string()));
+    let error = status["error"].as_str().unwrap();
+    assert!(error.contains("ours has vCPUs 1;") && error.contains("the peer's vCPUs 2;"), "{error}");
+    assert_eq!(status["sessions"], 0);
 }
 
 #[test]

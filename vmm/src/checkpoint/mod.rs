@@ -34,7 +34,7 @@ use status::{Board, Cause, Reason, Role, Status};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Who hears of what happens to a session.
@@ -115,16 +115,36 @@ impl Handle {
 
 /// What a secondary holds, should its primary come back: its session says so, its door tells who comes.
 #[derive(Clone, Debug, Default)]
-pub struct Holding(Arc<Mutex<Held>>);
+pub struct Holding(Arc<Mutex<Kept>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    held: Held,
+    /// Whose guest is whole here: a primary of another run would replace it.
+    of: Option<u64>,
+}
 
 impl Holding {
     /// It.
     pub fn get(&self) -> Held {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock().held
+    }
+
+    /// The run of the primary whose guest it could take over.
+    pub fn of(&self) -> Option<u64> {
+        self.lock().of
     }
 
     fn set(&self, held: Held) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = held;
+        self.lock().held = held;
+    }
+
+    fn keep(&self, of: Option<u64>) {
+        self.lock().of = of;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,7 +190,7 @@ impl crate::control::Colo for Handle {
 }
 
 /// A number that nobody else has.
-fn unique() -> u64 {
+pub(crate) fn unique() -> u64 {
     let mut bytes = [0; 8];
     // Once the kernel is seeded, which it is before a VMM runs, this gives what is asked for.
     let _ = getrandom(&mut bytes, GetRandomFlags::empty());

@@ -96,10 +96,18 @@ impl Orders {
 
     /// An order that ends a session, if one waits; others stay.
     pub(super) fn ending(&mut self) -> Option<Order> {
-        self.waiting.extend(self.receiver.try_iter());
-        let ending = |order: &Order| matches!(order, Order::NoPeer(_) | Order::Ended);
-        let at = self.waiting.iter().position(ending)?;
+        let at = self.ending_at()?;
         self.waiting.remove(at)
+    }
+
+    /// Whether one waits. It stays.
+    pub(super) fn is_ending(&mut self) -> bool {
+        self.ending_at().is_some()
+    }
+
+    fn ending_at(&mut self) -> Option<usize> {
+        self.waiting.extend(self.receiver.try_iter());
+        self.waiting.iter().position(|order| matches!(order, Order::NoPeer(_) | Order::Ended))
     }
 
     /// Waits until the heart of this session's peer has stopped, or somebody ends the session anyway, or it is time.

@@ -195,7 +195,7 @@ proptest! {
                 let sink = &mut sink;
                 scope.spawn(move || {
                     let link = secondary::Syncing::new(Cut { stream: two, left: answered }, limits, Patience::default());
-                    let mut step = sink.sync(link, session);
+                    let mut step = sink.sync(link, session, 1);
                     while let Ok(Step::Level(link)) = step {
                         step = sink.next(link);
                     }

@@ -5,6 +5,7 @@
 //! ```
 
 use super::Failure;
+use crate::checkpoint;
 use crate::checkpoint::link::{Rhythm, Terms, Tls, Trust, socket};
 use crate::checkpoint::orders::Orders;
 use crate::checkpoint::output::Unheld;
@@ -17,10 +18,11 @@ use crate::checkpoint::ram::{Blocks, PAGE, Spill, Staged};
 use crate::checkpoint::secondary::{self, OnLoss, Quit, Sink};
 use crate::checkpoint::status::{Board, Role};
 use crate::checkpoint::{Handle, Now, Told};
-use crate::config::{self, Background, Colo, Peer};
+use crate::config::{self, Background, Colo, Config, Peer};
 use crate::dirty;
 use crate::machine::Machine;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -33,6 +35,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(super) struct Opened {
     place: Place,
     tls: Option<Tls>,
+    /// What both sides must have alike.
+    machine: String,
 }
 
 #[derive(Debug)]
@@ -42,7 +46,7 @@ enum Place {
 }
 
 impl Opened {
-    pub(super) fn new(colo: &Colo) -> Result<Self, Failure> {
+    pub(super) fn new(colo: &Colo, config: &Config) -> Result<Self, Failure> {
         let tls = colo.tls.as_ref().map(|tls| {
             let trust = match &tls.trust {
                 config::Trust::Peer(file) => Trust::Peer(file.clone()),
@@ -60,7 +64,7 @@ impl Opened {
                 spill: spill.as_deref().map(Spill::new).transpose()?,
             },
         };
-        Ok(Self { place, tls })
+        Ok(Self { place, tls, machine: machine(config)? })
     }
 }
 
@@ -75,7 +79,7 @@ pub(super) struct Working {
 impl Working {
     /// Lets it go to work. The machine runs after.
     pub(super) fn start(colo: &Colo, opened: Opened, machine: &Machine) -> Result<Self, Failure> {
-        let Opened { place, tls } = opened;
+        let Opened { place, tls, machine: words } = opened;
         let vm = machine.vm();
         let ram = vm.ram().clone();
         let blocks = Arc::new(Blocks::of(&ram));
@@ -92,7 +96,7 @@ impl Working {
         // Between checkpoints the heartbeat alone says that the peer lives.
         let patience =
             Patience { step: millis(colo.phase_timeout), idle: Duration::MAX, ..Patience::default() };
-        let hello = hello(colo, &blocks)?;
+        let hello = hello(colo, words, &blocks)?;
         let sandbox = machine.sandbox();
         let thread = match place {
             Place::Primary { peer, addresses } => {
@@ -164,7 +168,29 @@ impl Working {
     }
 }
 
-fn hello(colo: &Colo, blocks: &Blocks) -> Result<Hello, Failure> {
+/// What the guest is, in words: what a take-over, or a reboot after it, would stumble over if the two differed. Disks
+/// and taps may have other names on the other host.
+fn machine(config: &Config) -> Result<String, Failure> {
+    let mut parts = vec![format!("vCPUs {}", config.cpus)];
+    parts.extend((!config.rng).then(|| "no rng".to_owned()));
+    for disk in &config.disks {
+        parts.push(if disk.readonly { "a disk, read-only" } else { "a disk" }.to_owned());
+    }
+    parts.extend(config.nets.iter().map(|net| format!("a card {}", net.mac)));
+    let size = |path: &Path| {
+        let file = path.metadata().map_err(|error| format!("cannot look at {}: {error}", path.display()))?;
+        Ok::<_, Failure>(file.len())
+    };
+    parts.push(format!("a kernel of {} bytes", size(&config.kernel)?));
+    if let Some(initrd) = &config.initrd {
+        parts.push(format!("an initrd of {} bytes", size(initrd)?));
+    }
+    let cmdline: String = config.cmdline.chars().filter(|letter| !letter.is_control()).collect();
+    parts.push(format!("told {cmdline:?}"));
+    Ok(parts.join("; "))
+}
+
+fn hello(colo: &Colo, machine: String, blocks: &Blocks) -> Result<Hello, Failure> {
     let block = |block: &crate::checkpoint::ram::blocks::Block| {
         Ok::<_, Failure>(Block { name: block.name.parse()?, size: block.len })
     };
@@ -180,7 +206,9 @@ fn hello(colo: &Colo, blocks: &Blocks) -> Result<Hello, Failure> {
         generation: 1,
         session: 0,
         held: Held::default(),
+        run: checkpoint::unique(),
         vm: colo.vm_id.clone(),
+        machine,
         blocks: blocks.iter().map(block).collect::<Result<_, _>>()?,
     })
 }

@@ -27,7 +27,7 @@ use std::thread::JoinHandle;
 /// Makes a machine of what is configured.
 pub fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
     let Launch { config, colo, restore, console, confinement } = launch;
-    let opened = colo.map(Opened::new).transpose()?;
+    let opened = colo.map(|colo| Opened::new(colo, config)).transpose()?;
     let restore = restore.map(open_state).transpose()?;
     let Devices { devices, blocks } = Devices::open(config)?;
     let boot = BootFiles {

@@ -1,7 +1,7 @@
 //! `colo-vm checkpoint` and `colo-vm takeover`: a word to a guest that runs.
 
 use super::{Failure, status};
-use crate::checkpoint::status::Role;
+use crate::checkpoint::status::{Mode, Phase, Role, Status};
 use crate::config::Endpoint;
 use crate::qmp::client::Client;
 use std::io::{self, Write as _};
@@ -32,26 +32,40 @@ impl Checkpoint {
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  colo-vm takeover --qmp unix:/run/web.qmp      after the other host was switched off
+  colo-vm takeover --qmp unix:/run/web.qmp      after the other host was switched off, or its process ended
 
-On a secondary the guest goes on from the last complete checkpoint, and serves. On a primary it goes on
-alone. If the other side serves, too, two guests use one address and one disk: make sure that it does not.
+On a secondary the guest goes on from the last complete checkpoint (in colo mode from where it stands now, which is
+that and what it ran since), and serves. On a primary it goes on alone. If the other side serves, too, two guests
+use one address and one disk: make sure that it does not. While the two are in touch it is refused without --force.
 
 Exit codes: 0 this guest serves, 1 it cannot, 2 wrong usage.")]
 pub(super) struct Takeover {
     /// The guest's QMP socket: what its --qmp says
     #[arg(long, value_name = "unix:PATH")]
     qmp: Endpoint,
+    /// Also while the peer is there: the two part, and both guests run
+    #[arg(long)]
+    force: bool,
 }
 
 impl Takeover {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let mut client = Client::connect(self.qmp.path())?;
         let before = status::ask(&mut client)?;
+        let in_touch =
+            |status: &Status| matches!(status.phase, Phase::Syncing | Phase::Level | Phase::Checkpoint);
+        if let Some(status) = before.as_ref().filter(|status| !self.force && in_touch(status)) {
+            return Err(format!(
+                "the {} is there, and both would serve; end it first (quit, or switch its host off), or say --force",
+                if status.role == Role::Primary { "secondary" } else { "primary" }
+            )
+            .into());
+        }
         client.ask("x-colo-lost-heartbeat", None)?;
-        let text = match before.map(|status| (status.role, status.epoch)) {
-            Some((Role::Secondary, epoch)) => format!(
-                "the guest is taken over: it goes on here from checkpoint {epoch}. The primary must not serve any more."
+        let text = match before.map(|status| (status.role, status.mode, status.epoch)) {
+            Some((Role::Secondary, mode, epoch)) => format!(
+                "the guest is taken over: it goes on here from checkpoint {epoch}{}. The primary must not serve any more.",
+                if mode == Mode::Colo { " and what it ran since" } else { "" }
             ),
             _ => "the guest goes on here alone, without a secondary. The secondary must not take over any more.".to_owned(),
         };

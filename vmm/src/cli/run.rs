@@ -118,6 +118,9 @@ fn run(plan: &Plan, assemble: Assemble) -> Result<Exit, Failure> {
     let listeners = listeners?;
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| format!("cannot catch the signals that end it: {error}"))?;
+    // A file that may not grow is an error of who writes it, and not the guest's end.
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default())
+        .map_err(|error| format!("cannot catch the signal of a file that is too large: {error}"))?;
     refuse_own_console(config)?;
     let opened = console::open(&config.console)?;
     let mut line = summary(plan, opened.described());

@@ -57,6 +57,9 @@ enum SaveError {
     /// There is one already.
     #[error("{} exists; choose another name, or --force to replace it", .0.display())]
     Exists(PathBuf),
+    /// It is a device, a directory, a link.
+    #[error("{} is no regular file, and a state does not replace anything else; choose another name", .0.display())]
+    Kind(PathBuf),
     /// Somebody writes there.
     #[error("{} is being written by another colo-vm save; wait for that, or choose another name", .0.display())]
     Taken(PathBuf),
@@ -171,7 +174,11 @@ impl Drop for Unfinished {
 
 impl Args {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        if !self.force && fs::symlink_metadata(&self.file).is_ok() {
+        let there = fs::symlink_metadata(&self.file);
+        if there.as_ref().is_ok_and(|there| !there.is_file()) {
+            return Err(SaveError::Kind(self.file.clone()).into());
+        }
+        if !self.force && there.is_ok() {
             return Err(SaveError::Exists(self.file.clone()).into());
         }
         let mut client = Client::connect(self.qmp.path())?;

@@ -5,6 +5,7 @@ use super::command::{Capability, Command, Plain};
 use super::descriptors::Descriptors;
 use super::migration::{Migration, Stage};
 use super::request::Refusal;
+use crate::checkpoint::status::{Phase, Role};
 use crate::control::{Colo, Controls};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -25,6 +26,9 @@ impl Desk {
 
     /// Performs a command. `quit` is merely agreed to: the caller ends the guest once the reply has gone out.
     pub(super) fn run(&self, command: Command, descriptors: &mut Descriptors) -> Result<Value, Refusal> {
+        if let Some(what) = of_the_primary(&command) {
+            self.serves(what)?;
+        }
         match command {
             Command::Plain(plain) => self.plain(plain),
             Command::GetFd(name) => descriptors.name(name).map(done),
@@ -43,6 +47,18 @@ impl Desk {
             }
             Command::SetCapabilities(wanted) => self.agree(&wanted).map(done),
         }
+    }
+
+    /// Refuses what is the primary's business, if this is a secondary that has not taken over.
+    fn serves(&self, what: &str) -> Result<(), Refusal> {
+        let Some(status) = self.controls.colo.as_ref().map(|colo| colo.status()) else { return Ok(()) };
+        if status.role == Role::Primary || status.phase == Phase::Alone {
+            return Ok(());
+        }
+        Err(Refusal::generic(format!(
+            "{what} is the primary's business, and this is the secondary: it is what its primary is; ask the primary, or \
+             take over first (x-colo-lost-heartbeat)"
+        )))
     }
 
     /// Ends the guest.
@@ -126,4 +142,14 @@ impl Desk {
 
 fn done((): ()) -> Value {
     json!({})
+}
+/// What changes the guest, or holds it up, and so is not done to a copy of it.
+fn of_the_primary(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Migrate(_) => Some("migrate"),
+        Command::Plain(plain @ (Plain::Stop | Plain::Cont | Plain::Powerdown | Plain::Reset)) => {
+            Some(plain.name())
+        }
+        _ => None,
+    }
 }

@@ -162,6 +162,10 @@ impl Shared {
         let mut state = self.lock();
         match (theirs.role, &mut state.seat) {
             (Role::Main, Some(_)) => Err(refused(Answer::Busy)),
+            // Its primary is gone, and what it was is nowhere else.
+            (Role::Main, None) if self.terms.holding.of().is_some_and(|run| run != theirs.run) => {
+                Err(refused(Answer::Keeps))
+            }
             (Role::Main, seat @ None) => {
                 *seat = Some(Taken { session: theirs.session, heartbeat: false });
                 Ok((agreed, Some(Seat(Arc::clone(self)))))

@@ -313,9 +313,11 @@ impl Source {
 
     /// Stands the guest still for the copy.
     fn cut(&mut self, epoch: u64) -> Result<(Cut, Stood), SessionError> {
-        let mut copier = self.copier.take().ok_or(SessionError::Lost)?;
+        let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
         copier.theirs.clear();
+        // What makes no sense ends this session, and not the next ones: the copier stays.
         copier.theirs.insert_ranges(self.ranges.bytes())?;
+        let copier = self.copier.take().ok_or(SessionError::Lost)?;
         let output = self.output.clone();
         let now = self.now.clone();
         let work = work(copier, move || {

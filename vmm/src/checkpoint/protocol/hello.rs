@@ -3,7 +3,7 @@
 //! ```text
 //!   0         8          12       16
 //!   │ magic   │ version  │ length │ role · side · mode · answer · capabilities · generation · session · held: session,
-//!   └ be64    └ be32     └ be32   └   epoch, room · VM · blocks: count, then each a name and a size
+//!   └ be64    └ be32     └ be32   └   epoch, room · run · VM · machine · blocks: count, then each a name and a size
 //! ```
 //!
 //! The primary connects and speaks first. The secondary answers with its own hello in any case, so that both
@@ -23,6 +23,8 @@ pub const VERSION: u32 = 2;
 pub const BLOCKS: usize = 16;
 /// The bytes before those that depend on the version.
 pub const HEAD: usize = 16;
+/// The most that a text which says what a machine is may have, in bytes.
+pub const MACHINE: usize = 1024;
 /// The most that a hello has after those.
 pub const BODY: usize = 4096;
 
@@ -97,6 +99,9 @@ bytes! {
         Busy = 3, "it has a session already; end that one, or wait until it is noticed to be lost";
         /// A heartbeat without its main connection.
         NoSession = 4, "it has no session that this heartbeat belongs to; connect the main one first";
+        /// It keeps the guest of another primary.
+        Keeps = 5, "it keeps the guest of another primary, which it has lost; if that guest is to go on, say \
+                    \"colo-vm takeover\" there; if this one is to be protected instead, end that secondary and start it anew";
     }
 }
 
@@ -174,8 +179,13 @@ pub struct Hello {
     pub session: u64,
     /// A secondary's: what it has. A primary has nothing to say here.
     pub held: Held,
+    /// A primary's: which process this is. Another number is another run of the guest, whatever it is called.
+    pub run: u64,
     /// Which VM.
     pub vm: Name,
+    /// What the machine is made of besides its memory, in words; both must say the same. What is longer than
+    /// [`MACHINE`] bytes is cut off.
+    pub machine: String,
     /// Its RAM.
     pub blocks: Vec<Block>,
 }
@@ -191,6 +201,8 @@ pub struct Agreed {
     pub generation: u64,
     /// The primary's.
     pub session: u64,
+    /// The primary's.
+    pub run: u64,
     /// The secondary's, if both are of one generation.
     pub held: Held,
     /// How long messages may be.
@@ -230,6 +242,9 @@ pub enum HelloError {
     /// A name that is none.
     #[error("the peer's hello has something for {0} that is no name")]
     Name(&'static str),
+    /// A text that is none.
+    #[error("the peer's hello has something for {0} that is no text")]
+    Text(&'static str),
     /// Too many blocks.
     #[error("the peer's guest has {0} RAM blocks, and at most {BLOCKS} can be")]
     Blocks(u8),
@@ -285,6 +300,16 @@ pub enum Mismatch {
         /// The peer's.
         theirs: Mode,
     },
+    /// Another machine.
+    #[error(
+        "the machines differ: ours has {ours}, and the peer's {theirs}; give both the same guest (--cpus, --disk, --net, --rng, --kernel, --initrd, --cmdline)"
+    )]
+    Machine {
+        /// Ours.
+        ours: String,
+        /// The peer's.
+        theirs: String,
+    },
     /// Another number of blocks.
     #[error("our guest has {ours} blocks of RAM, and the peer's has {theirs}; give both the same --memory")]
     BlockCount {
@@ -316,7 +341,11 @@ impl Hello {
         body.extend(self.held.session.to_be_bytes());
         body.extend(self.held.epoch.to_be_bytes());
         body.extend(self.held.room.to_be_bytes());
+        body.extend(self.run.to_be_bytes());
         put_name(&mut body, &self.vm);
+        let machine = self.machine.get(..self.machine.floor_char_boundary(MACHINE)).unwrap_or_default();
+        body.extend((machine.len() as u16).to_be_bytes());
+        body.extend(machine.as_bytes());
         let blocks = self.blocks.get(..BLOCKS).unwrap_or(&self.blocks);
         body.push(blocks.len() as u8);
         for block in blocks {
@@ -360,7 +389,9 @@ impl Hello {
             epoch: bytes.be64("the epoch that is held")?,
             room: bytes.be64("the room for pages")?,
         };
+        let run = bytes.be64("the run")?;
         let vm = bytes.name("the VM")?;
+        let machine = bytes.text("the machine")?;
         let count = bytes.byte("the number of blocks")?;
         if usize::from(count) > BLOCKS {
             return Err(HelloError::Blocks(count));
@@ -370,7 +401,20 @@ impl Hello {
         if !bytes.0.is_empty() {
             return Err(HelloError::Trailing(bytes.0.len()));
         }
-        Ok(Self { role, side, mode, answer, capabilities, generation, session, held, vm, blocks })
+        Ok(Self {
+            role,
+            side,
+            mode,
+            answer,
+            capabilities,
+            generation,
+            session,
+            held,
+            run,
+            vm,
+            machine,
+            blocks,
+        })
     }
 
     /// Whether this side and the peer fit, and what they agree on. Whether the secondary takes the connection is
@@ -402,11 +446,15 @@ impl Hello {
                 return Err(Mismatch::Block { ours: ours.clone(), theirs: theirs.clone() });
             }
         }
+        if self.machine != peer.machine {
+            return Err(Mismatch::Machine { ours: self.machine.clone(), theirs: peer.machine.clone() });
+        }
         Ok(Agreed {
             mode: self.mode,
             capabilities: self.capabilities.common(peer.capabilities),
             generation: primary.generation,
             session: primary.session,
+            run: primary.run,
             held: if primary.generation == secondary.generation {
                 secondary.held
             } else {
@@ -454,6 +502,17 @@ impl<'a> Bytes<'a> {
 
     fn be64(&mut self, field: &'static str) -> Result<u64, HelloError> {
         self.array(field).map(u64::from_be_bytes)
+    }
+
+    fn text(&mut self, field: &'static str) -> Result<String, HelloError> {
+        let len = usize::from(self.array(field).map(u16::from_be_bytes)?);
+        let (text, rest): (&'a [u8], _) = self.0.split_at_checked(len).ok_or(HelloError::Short(field))?;
+        self.0 = rest;
+        let text = std::str::from_utf8(text).map_err(|_| HelloError::Text(field))?;
+        if len > MACHINE || text.contains(char::is_control) {
+            return Err(HelloError::Text(field));
+        }
+        Ok(text.to_owned())
     }
 
     fn name(&mut self, field: &'static str) -> Result<Name, HelloError> {

@@ -139,8 +139,12 @@ impl Staged {
         let before = self.pages;
         let (kept, len) = (self.keep(piece.bytes()), piece.bytes().len());
         self.buffer = Some(piece);
-        self.pieces.push((kept?, len));
-        Ok(self.pages - before)
+        let (kept, pages) = (kept?, self.pages - before);
+        // One without pages says nothing, and any number of them could come.
+        if pages > 0 {
+            self.pieces.push((kept, len));
+        }
+        Ok(pages)
     }
 
     fn keep(&mut self, piece: &[u8]) -> Result<Place, StageError> {

@@ -172,7 +172,7 @@ impl Secondary {
             };
             match fate {
                 Some(Fate::Ended) => {
-                    tracing::info!("the primary's guest has ended, and this one with it");
+                    tracing::info!("this guest ends");
                     return (self.quit.0)();
                 }
                 Some(Fate::TakeOver(answer)) if self.take_over(answer.as_ref()) => return,
@@ -238,7 +238,10 @@ impl Secondary {
         }
         let lost = self.orders.lost(self.session);
         let text = match (over, lost) {
-            (Ok(()), _) | (_, Some(Lost::Farewell)) => return Some(Fate::Ended),
+            (Ok(()), _) | (_, Some(Lost::Farewell)) => {
+                tracing::info!("the primary's guest has ended, and this one with it");
+                return Some(Fate::Ended);
+            }
             // What the heartbeat knows says more than a connection that was hung up for it.
             (Err(_), Some(lost)) => lost.to_string(),
             (Err(over), None) => over.to_string(),
@@ -283,19 +286,24 @@ impl Secondary {
             return Some(stream);
         }
         let until = Instant::now() + HEART;
-        loop {
-            match self.arrivals.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        // Who gives the primary up does not wait for it.
+        while Instant::now() < until && !self.orders.is_ending() {
+            match self.arrivals.recv_timeout(LOOK) {
                 Ok(Arrival::Heartbeat { stream, session }) if session == of => return Some(stream),
                 // Of a session that is over; a second primary is not let in.
-                Ok(_) => {}
-                Err(_) => return None,
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
+        None
     }
 
     fn checkpoints(&mut self, stream: Stream, agreed: &Agreed) -> Result<(), Over> {
-        let Step::Level(mut link) =
-            self.sink.sync(Syncing::new(stream, agreed.limits, self.settings.patience), agreed.session)?
+        let Step::Level(mut link) = self.sink.sync(
+            Syncing::new(stream, agreed.limits, self.settings.patience),
+            agreed.session,
+            agreed.run,
+        )?
         else {
             return Ok(());
         };

@@ -134,6 +134,8 @@ pub struct Sink {
     holding: Holding,
     /// The session's number.
     session: u64,
+    /// Which run of a primary it is of.
+    run: u64,
     /// Whether it stands for a checkpoint.
     held: bool,
     /// The guest's pages.
@@ -169,6 +171,7 @@ impl Sink {
             level: false,
             holding,
             session: 0,
+            run: 0,
             held: false,
             of,
         }
@@ -189,13 +192,26 @@ impl Sink {
         self.holding.set(Held { epoch: 0, ..self.holding.get() });
     }
 
+    /// It is no whole guest any more, or not yet.
+    fn unmake(&mut self) {
+        self.level = false;
+        self.doubt();
+        self.holding.keep(None);
+    }
+
     fn pages(&mut self) -> Result<&mut Pages, SessionError> {
         self.pages.as_deref_mut().ok_or(SessionError::Lost)
     }
 
     /// Takes all memory: what the guest was before is gone with the first page. Or goes on from what it was.
-    pub fn sync<C: Channel>(&mut self, mut link: Syncing<C>, session: u64) -> Result<Step<C>, SessionError> {
-        self.session = session;
+    /// It is the `session` of this `run` of a primary.
+    pub fn sync<C: Channel>(
+        &mut self,
+        mut link: Syncing<C>,
+        session: u64,
+        run: u64,
+    ) -> Result<Step<C>, SessionError> {
+        (self.session, self.run) = (session, run);
         let ram = self.ram.clone();
         loop {
             let staged = &mut self.pages()?.staged;
@@ -317,13 +333,11 @@ impl Sink {
         let (loaded, _) =
             self.freezer.freeze(Time::GoesOn, move |frozen| (frozen.load(&state), After::Hold))?;
         if let Err(LoadError::Lost { .. }) = loaded {
-            self.level = false;
-            self.doubt();
+            self.unmake();
         }
         loaded?;
         // Half of it is the new guest: only all of it can go on.
-        self.level = false;
-        self.doubt();
+        self.unmake();
         let took = begun.elapsed();
         // It may be that the primary never hears of it; this guest becomes what was sent all the same.
         let epoch = link.epoch();
@@ -350,6 +364,7 @@ impl Sink {
         self.held = !colo;
         self.level = true;
         self.holding.set(Held { session: self.session, epoch, ..self.holding.get() });
+        self.holding.keep(Some(self.run));
         Ok((copy, times.resume, begun.elapsed()))
     }
 
@@ -359,8 +374,7 @@ impl Sink {
         if self.level {
             self.board.write(|status| status.epoch = 0);
         }
-        self.level = false;
-        self.doubt();
+        self.unmake();
         Ok(())
     }
 
@@ -396,10 +410,9 @@ impl Sink {
         {
             tracing::warn!(%error, "the guest's writes are still noted, which slows it down");
         }
-        if self.held {
-            self.freezer.freeze(Time::GoesOn, |_| ((), After::Run))?;
-            self.held = false;
-        }
+        // Whatever it did: it stood between checkpoints, ran, or was paused by somebody.
+        self.freezer.freeze(Time::GoesOn, |_| ((), After::Run))?;
+        self.held = false;
         Ok(())
     }
 

@@ -70,8 +70,9 @@ pub(super) fn text(name: &str, guest: &str, status: Option<&Status>) -> String {
             status.sessions, status.missed_beats, status.refused
         ),
     );
-    if let Some(error) = status.error.as_deref().filter(|_| status.reason != Reason::None) {
-        row("last end", clean(error));
+    if let Some(error) = status.error.as_deref() {
+        // Before the first session there was no end: it is why there is none yet.
+        row(if status.reason == Reason::None { "so far" } else { "last end" }, clean(error));
     }
     out
 }

@@ -3,6 +3,7 @@
 //! Only what a CPU can be in: KVM refuses the rest, or corrects it.
 
 use super::*;
+use crate::kvm::Counters;
 use crate::state::dice::dice;
 use crate::state::{decode, encode_bare};
 use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE};
@@ -172,10 +173,15 @@ fn events(state: &mut VcpuState, seed: u64) {
     }
 }
 
-/// Without what goes on while it stands: counters.
+/// Without what goes on while it stands: counters. Where the counter is the host's, a deadline moves with it.
 fn settled(state: &VcpuState) -> VcpuState {
+    static COUNTERS: OnceLock<Counters> = OnceLock::new();
     let mut state = state.clone();
     state.tsc = 0;
+    if *COUNTERS.get_or_init(|| Kvm::open().unwrap().counters().unwrap()) == Counters::TheHosts {
+        let deadline = |msr: &&mut Msr| msr.index == msrs::TSC_DEADLINE;
+        state.msrs.iter_mut().filter(deadline).for_each(|msr| msr.value = 0);
+    }
     let count = |at| u32::from_le_bytes(*state.lapic[at..].first_chunk().unwrap());
     assert!(count(apic::CURRENT_COUNT) <= count(apic::INITIAL_COUNT));
     state.lapic[apic::CURRENT_COUNT..apic::CURRENT_COUNT + 4].fill(0);

@@ -27,6 +27,8 @@ pub(super) fn hello(side: Side) -> Hello {
         generation: 1,
         session: 77,
         held: Held::default(),
+        run: 1,
+        machine: String::new(),
         vm: "guest".parse().unwrap(),
         blocks: vec![Block { name: "pc.ram".parse().unwrap(), size: 64 << 20 }],
     }

@@ -15,7 +15,9 @@ fn hello(side: Side) -> Hello {
         generation: 7,
         session: 0x5e55,
         held: Held { session: 0x01d, epoch: 40, room: 1 << 20 },
+        run: 0xace,
         vm: name("web-1"),
+        machine: "2 vCPUs; disk vda".to_owned(),
         blocks: vec![
             Block { name: name("pc.ram"), size: 3 << 30 },
             Block { name: name("pc.ram.high"), size: 1 << 30 },
@@ -58,6 +60,10 @@ fn each_mismatch_says_both_values_and_what_to_do() {
             ["generation 7", "generation 9", "start this primary's host as"],
         ),
         (Hello { mode: Mode::Periodic, ..theirs() }, ["colo", "periodic", "--mode"]),
+        (
+            Hello { machine: "1 vCPU".to_owned(), ..theirs() },
+            ["2 vCPUs; disk vda", "peer's 1 vCPU", "--cpus"],
+        ),
         (Hello { blocks: vec![], ..theirs() }, ["has 2 blocks", "peer's has 0", "--memory"]),
         (Hello { blocks: small, ..theirs() }, ["pc.ram of 3221225472", "pc.ram of 1073741824", "--memory"]),
         (Hello { session: 1, ..theirs() }, ["0x5e55", "0x1", "another"]),
@@ -90,8 +96,9 @@ fn bytes_that_are_no_hello_are_told_apart() {
     for (at, field) in [(16, "Role"), (17, "Side"), (18, "Mode"), (19, "Answer")] {
         assert_eq!(parse(&with(at, &[99])), Err(HelloError::Number { field, number: 99 }));
     }
-    assert_eq!(parse(&with(65, b"\x1b[2J")), Err(HelloError::Name("the VM")));
-    assert_eq!(parse(&with(70, &[17])), Err(HelloError::Blocks(17)));
+    assert_eq!(parse(&with(73, b"\x1b[2J")), Err(HelloError::Name("the VM")));
+    assert_eq!(parse(&with(80, b"\x1b[2J")), Err(HelloError::Text("the machine")));
+    assert_eq!(parse(&with(97, &[17])), Err(HelloError::Blocks(17)));
     let body = &good[HEAD..];
     assert_eq!(Hello::from_body(&[body, &[0, 0]].concat()), Err(HelloError::Trailing(2)));
     for len in 0..body.len() {
@@ -102,9 +109,16 @@ fn bytes_that_are_no_hello_are_told_apart() {
 #[test]
 fn the_largest_hello_can_be_read() {
     let block = |n: usize| Block { name: name(&format!("{n:064}")), size: n as u64 };
-    let largest =
-        Hello { vm: name(&"x".repeat(64)), blocks: (0..BLOCKS).map(block).collect(), ..hello(Side::Primary) };
-    assert_eq!(parse(&largest.to_bytes()), Ok(largest));
+    let largest = Hello {
+        vm: name(&"x".repeat(64)),
+        machine: "m".repeat(MACHINE),
+        blocks: (0..BLOCKS).map(block).collect(),
+        ..hello(Side::Primary)
+    };
+    assert_eq!(parse(&largest.to_bytes()), Ok(largest.clone()));
+    // A letter of two bytes does not fit any more.
+    let longer = Hello { machine: "m".repeat(MACHINE - 1) + "\u{e4}", ..largest.clone() };
+    assert_eq!(parse(&longer.to_bytes()), Ok(Hello { machine: "m".repeat(MACHINE - 1), ..largest }));
 }
 
 proptest! {
@@ -117,7 +131,8 @@ proptest! {
 
     #[test]
     fn a_hello_is_read_as_it_was_written(
-        vm in "[a-z][a-z0-9._-]{0,63}", generation: u64, session: u64, held: [u64; 3], capabilities: u32, choice in 0..10usize,
+        vm in "[a-z][a-z0-9._-]{0,63}", generation: u64, session: u64, held: [u64; 4], capabilities: u32, choice in 0..10usize,
+        machine in "[^\\p{Cc}]{0,300}",
         blocks in prop::collection::vec(("[a-z][a-z.]{0,20}", any::<u64>()), 0..=BLOCKS),
     ) {
         let written = Hello {
@@ -129,7 +144,9 @@ proptest! {
             generation,
             session,
             held: Held { session: held[0], epoch: held[1], room: held[2] },
+            run: held[3],
             vm: name(&vm),
+            machine,
             blocks: blocks.iter().map(|(text, size)| Block { name: name(text), size: *size }).collect(),
         };
         prop_assert_eq!(parse(&written.to_bytes()), Ok(written));

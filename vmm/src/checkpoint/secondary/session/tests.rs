@@ -208,7 +208,7 @@ impl Secondary {
 
     fn session(&mut self, peer: &mut Gone<'_>) -> Result<(), SessionError> {
         let link = Syncing::new(peer, self.limits, Patience::default());
-        let mut step = self.sink.sync(link, SESSION)?;
+        let mut step = self.sink.sync(link, SESSION, 1)?;
         while let Step::Level(link) = step {
             step = self.sink.next(link)?;
         }
