@@ -96,7 +96,9 @@ fn hello(side: Side, blocks: &Blocks) -> Result<Hello> {
         generation: 1,
         session: 0,
         held: Held::default(),
+        run: 1,
         vm: "bench".parse()?,
+        machine: String::new(),
         blocks: blocks.iter().map(block).collect::<Result<_>>()?,
     })
 }
