@@ -89,6 +89,10 @@ pub fn kills(kills: &Kills, boot: &Boot, dir: &Path) -> Result<()> {
             secondary = pair.secondary().with_context(words)?;
             of_primary += 1;
         } else {
+            // Half of them in their first transfer, or soon after it.
+            if random.bool() {
+                secondary.level().with_context(|| format!("round {round}, before"))?;
+            }
             std::thread::sleep(after);
             let status = secondary.status()?;
             epoch = status.epoch;
