@@ -7,6 +7,7 @@
 #![cfg(target_arch = "x86_64")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
 use std::io::Write as _;
@@ -152,6 +153,10 @@ impl Side {
         assert!(output.status.success(), "{output:?}\n{}", self.log());
     }
 
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
     fn printed(&self) -> Vec<u8> {
         fs::read(&self.console).unwrap_or_default()
     }
@@ -237,8 +242,7 @@ fn a_primary_that_stands_is_noticed() {
     let secondary = place.secondary(&["--peer-timeout", "500"]);
     let primary = place.primary(&["--peer-timeout", "500"]);
     primary.level(3);
-    let process = rustix::process::Pid::from_child(&primary.process);
-    rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    primary.signal(Signal::STOP);
     let lost = secondary.phase("lost");
     assert!(lost["error"].as_str().unwrap().contains("heartbeat"), "{lost}");
     secondary.take_over();
@@ -260,11 +264,10 @@ fn a_link_that_comes_back_costs_no_second_sync() {
             (&false.into(), &1.into()),
             "{first}"
         );
-        let process = rustix::process::Pid::from_child(&primary.process);
-        rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+        primary.signal(Signal::STOP);
         let held = secondary.phase("lost")["epoch"].as_u64().unwrap();
         assert!(held >= 5);
-        rustix::process::kill_process(process, rustix::process::Signal::CONT).unwrap();
+        primary.signal(Signal::CONT);
         let again = |side: &Side| {
             until("another session", || {
                 let level = |status: &Value| {
@@ -297,8 +300,7 @@ fn a_guest_that_ends_ends_on_both_sides() {
     let mut secondary = place.secondary(&[]);
     let mut primary = place.primary(&[]);
     primary.level(3);
-    let process = rustix::process::Pid::from_child(&primary.process);
-    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    primary.signal(Signal::TERM);
     assert_eq!(primary.process.wait().unwrap().code(), Some(0), "{}", primary.log());
     assert_eq!(secondary.process.wait().unwrap().code(), Some(0), "{}", secondary.log());
 }

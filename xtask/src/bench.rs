@@ -2,6 +2,7 @@
 //! not the machine.
 
 use crate::command::{self, cargo, say};
+use crate::lab;
 use crate::packages::{self, QEMU};
 use anyhow::Result;
 use clap::Subcommand;
@@ -65,17 +66,12 @@ pub(crate) fn run(what: &What) -> Result<()> {
             bench("bench-live", &with_doc(args, LIVE_DOC))
         }
         What::Vmm { args } => {
-            packages::ensure(&packages::MACHINES)?;
-            // The lab's agent, and the VMM itself.
-            command::run(cargo(["build", "--release", "--package", "colo-tests", "--bin", "colo-lab"]))?;
-            command::run(cargo(["build", "--release", "--package", "colo-vmm", "--bins"]))?;
+            lab::build_released()?;
             bench("bench-vmm", &with_doc(args, VMM_DOC))
         }
         What::Checkpoint { native: true, args } => bench("bench-native", &with_doc(args, NATIVE_DOC)),
         What::Checkpoint { native: false, args } => {
-            packages::ensure(&packages::MACHINES)?;
-            command::run(cargo(["build", "--release", "--package", "colo-tests", "--bin", "colo-lab"]))?;
-            command::run(cargo(["build", "--release", "--package", "colo-vmm", "--bins"]))?;
+            lab::build_released()?;
             bench("bench-checkpoint", &with_doc(args, CHECKPOINT_DOC))
         }
         What::Engine { args } => bench("bench-engine", &with_doc(args, ENGINE_DOC)),

@@ -1,7 +1,7 @@
 //! `xtask chaos`: trials that take too long for `xtask test`, which has a short form of each.
 
 use crate::command::{self, cargo};
-use crate::packages;
+use crate::lab;
 use anyhow::Result;
 use clap::Subcommand;
 
@@ -18,18 +18,7 @@ pub(crate) enum What {
 
 pub(crate) fn run(what: &What) -> Result<()> {
     let What::Checkpoint { args } = what;
-    packages::ensure(&packages::MACHINES)?;
-    // The lab's agent, and the VMM itself.
-    command::run_quietly(cargo([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "colo-tests",
-        "--bin",
-        "colo-lab",
-    ]))?;
-    command::run_quietly(cargo(["build", "--quiet", "--release", "--package", "colo-vmm", "--bins"]))?;
+    lab::build_released()?;
     let mut trial =
         cargo(["run", "--quiet", "--release", "--package", "colo-tests", "--bin", "chaos-checkpoint", "--"]);
     trial.args(args);

@@ -32,6 +32,14 @@ pub(crate) fn with_what_is_built<A: AsRef<OsStr>>(args: impl IntoIterator<Item =
     lab
 }
 
+/// What measurements and trials in lab machines need, built so that they show the VMM at its best: the lab's agent,
+/// and the VMM itself.
+pub(crate) fn build_released() -> Result<()> {
+    packages::ensure(&packages::MACHINES)?;
+    command::run(cargo(["build", "--release", "--package", "colo-tests", "--bin", "colo-lab"]))?;
+    command::run(cargo(["build", "--release", "--package", "colo-vmm", "--bins"]))
+}
+
 /// What follows `lab`, as it was typed: the parser would take the first `--` for its own.
 fn after_the_chore(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
     args.skip(1).skip_while(|arg| arg != "lab").skip(1)

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use colo_tests::chaos::{
-    Boot, BootArgs, Guest, Kills, Level, Mode, Restores, Trial, in_labs, kills, level, restores,
+    Boot, BootArgs, Guest, Kills, Level, Restores, Trial, in_labs, kills, level, restores,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -80,19 +80,18 @@ fn main() -> Result<()> {
         words,
         unstable: lab.unstable,
     };
-    let mode = |mode: Mode| format!("{mode:?}").to_lowercase();
     let words = |name: &str, options: &[(&str, String)]| {
         let options = options.iter().flat_map(|(name, value)| [format!("--{name}"), value.clone()]);
         [name.to_owned()].into_iter().chain(options).collect::<Vec<_>>()
     };
     let trials: Vec<Vec<String>> = match what {
         What::Here { boot, what } => return here(&boot, &what),
-        What::Kills(Kills { rounds, mode: how, delay, within, seed }) => (0..lab.labs.max(1))
+        What::Kills(Kills { rounds, mode, delay, within, seed }) => (0..lab.labs.max(1))
             .map(|number| {
                 let share = share(rounds, lab.labs.max(1), number);
                 let options = [
                     ("rounds", share.to_string()),
-                    ("mode", mode(how)),
+                    ("mode", mode.to_string()),
                     ("delay", delay.to_string()),
                     ("within", within.to_string()),
                     ("seed", (seed + u64::from(number)).to_string()),
@@ -100,9 +99,12 @@ fn main() -> Result<()> {
                 words("kills", &options)
             })
             .collect(),
-        What::Level(Level { checkpoints, mode: how, delay }) => {
-            let options =
-                [("checkpoints", checkpoints.to_string()), ("mode", mode(how)), ("delay", delay.to_string())];
+        What::Level(Level { checkpoints, mode, delay }) => {
+            let options = [
+                ("checkpoints", checkpoints.to_string()),
+                ("mode", mode.to_string()),
+                ("delay", delay.to_string()),
+            ];
             vec![words("level", &options); lab.labs.max(1).into()]
         }
         What::Restore(Restores { rounds, rest }) => {

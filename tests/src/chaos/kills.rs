@@ -12,10 +12,11 @@
 //! It is the same guest from the first round to the last: what one round spoils the next ones see.
 
 use super::boot::Boot;
-use super::node::{Mode, Node};
+use super::node::Node;
 use super::say;
 use anyhow::{Context as _, Result};
 use clap::Args;
+use colo_vmm::config::Mode;
 use fastrand::Rng;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ pub struct Kills {
     #[arg(long, default_value_t = 500)]
     pub rounds: u32,
     /// What the secondary's guest does between two checkpoints
-    #[arg(long, value_enum, default_value = "periodic")]
+    #[arg(long, default_value = "periodic")]
     pub mode: Mode,
     /// Milliseconds between checkpoints
     #[arg(long, default_value_t = 50)]

@@ -1,10 +1,11 @@
 //! Many checkpoints of one guest, then its primary is killed and the secondary goes on.
 
 use super::boot::Boot;
-use super::node::{Mode, Node};
+use super::node::Node;
 use super::say;
 use anyhow::{Context as _, Result};
 use clap::Args;
+use colo_vmm::config::Mode;
 use std::path::Path;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ pub struct Level {
     #[arg(long, default_value_t = 10_000)]
     pub checkpoints: u64,
     /// What the secondary's guest does between two of them
-    #[arg(long, value_enum, default_value = "periodic")]
+    #[arg(long, default_value = "periodic")]
     pub mode: Mode,
     /// Milliseconds between them
     #[arg(long, default_value_t = 50)]

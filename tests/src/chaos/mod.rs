@@ -23,7 +23,7 @@ mod wire;
 pub use boot::{Boot, BootArgs};
 pub use kills::{Kills, kills};
 pub use level::{Level, level};
-pub use node::{Mode, Node};
+pub use node::Node;
 pub use outside::{Guest, Trial, in_labs};
 pub use restore::{Restores, restores};
 

@@ -4,8 +4,8 @@ use super::PATIENCE;
 use super::boot::Boot;
 use super::console::Console;
 use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
 use colo_vmm::checkpoint::status::{Phase, Status};
+use colo_vmm::config::Mode;
 use colo_vmm::qmp::client::Client;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,24 +16,6 @@ use std::time::{Duration, Instant};
 const PLACE: &str = "127.0.0.1:9998";
 /// Between two looks at a status.
 const LOOK: Duration = Duration::from_millis(10);
-
-/// What the secondary's guest does between two checkpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// It stands.
-    Periodic,
-    /// It runs.
-    Colo,
-}
-
-impl Mode {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Periodic => "periodic",
-            Self::Colo => "colo",
-        }
-    }
-}
 
 /// One `colo-vm`, which is killed when this is dropped.
 #[derive(Debug)]
@@ -173,9 +155,8 @@ impl Drop for Node {
 }
 
 fn with(words: [&str; 3], (mode, delay): (Mode, u32)) -> Vec<String> {
-    let pair =
-        ["--vm-id", "chaos", "--peer-timeout", "10000", "--phase-timeout", "60000", "--mode", mode.word()];
+    let pair = ["--vm-id", "chaos", "--peer-timeout", "10000", "--phase-timeout", "60000"];
     let mut words: Vec<String> = words.into_iter().chain(pair).map(str::to_owned).collect();
-    words.extend(["--checkpoint-delay".to_owned(), delay.to_string()]);
+    words.extend(["--mode".to_owned(), mode.to_string(), "--checkpoint-delay".to_owned(), delay.to_string()]);
     words
 }

@@ -16,7 +16,7 @@ use crate::checkpoint::package;
 use crate::checkpoint::protocol::hello::Held;
 use crate::checkpoint::protocol::primary::{Level, Syncing};
 use crate::checkpoint::protocol::{Buffer, Channel, Error as ProtocolError};
-use crate::checkpoint::ram::pack::{Packer, Packing};
+use crate::checkpoint::ram::pack::{Packed, Packer, Packing};
 use crate::checkpoint::ram::{Blocks, Capture, PAGE};
 use crate::checkpoint::status::{Board, Cause, Epoch, Phase, Stood, Sync};
 use crate::control::ControlError;
@@ -32,6 +32,9 @@ use thiserror::Error;
 const FEW: u64 = 512;
 /// The guest writes as fast as the link takes it: more rounds do not help.
 const ROUNDS: u32 = 30;
+
+/// What is done to a piece that has no base.
+type Pack = for<'a> fn(&'a mut Packer, &Blocks, &'a [u8]) -> (&'a [u8], Packed);
 
 /// A session that cannot go on.
 #[derive(Debug, Error)]
@@ -152,31 +155,47 @@ impl Source {
         let mut level = link.resume()?.ready()?;
         self.now.set(level.epoch());
         self.board.write(|status| status.phase = Phase::Level);
-        let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
         let mut sync = Sync { of: self.blocks.bytes() / PAGE as u64, incremental: true, ..Sync::default() };
         let mut before = u64::MAX;
         loop {
-            sync.left = copier.look().map_err(CutError::from)?;
-            self.board.write(|status| status.sync = sync);
+            self.look(&mut sync)?;
             let more = sync.left > FEW && sync.left < before && sync.sent + sync.left <= held.room;
             if !more || sync.round >= ROUNDS {
                 return Ok(level);
             }
             before = sync.left;
-            sync.round += 1;
-            let (packer, blocks, board) = (&mut self.packer, &self.blocks, &self.board);
-            copier.ahead(&self.ram, |piece, pages| {
-                let (piece, _) = packer.pack_alone(blocks, piece);
-                level.ram(&[IoSlice::new(piece)])?;
-                sync.sent += pages;
-                sync.left = sync.left.saturating_sub(pages);
-                board.write(|status| {
-                    status.sync = sync;
-                    status.bytes += piece.len() as u64;
-                });
-                Ok::<_, SessionError>(())
-            })?;
+            self.round(&mut sync, Packer::pack_alone, |piece| level.ram(piece))?;
         }
+    }
+
+    /// Looks what is left.
+    fn look(&mut self, sync: &mut Sync) -> Result<(), SessionError> {
+        sync.left = self.copier.as_mut().ok_or(SessionError::Lost)?.look().map_err(CutError::from)?;
+        self.board.write(|status| status.sync = *sync);
+        Ok(())
+    }
+
+    /// Sends what was found, packed so, while the guest runs.
+    fn round(
+        &mut self,
+        sync: &mut Sync,
+        pack: Pack,
+        mut send: impl FnMut(&[IoSlice<'_>]) -> Result<(), ProtocolError>,
+    ) -> Result<(), SessionError> {
+        sync.round += 1;
+        let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
+        let (packer, blocks, board) = (&mut self.packer, &self.blocks, &self.board);
+        copier.ahead(&self.ram, |piece, pages| {
+            let (piece, _) = pack(packer, blocks, piece);
+            send(&[IoSlice::new(piece)])?;
+            sync.sent += pages;
+            sync.left = sync.left.saturating_sub(pages);
+            board.write(|status| {
+                status.sync = *sync;
+                status.bytes += piece.len() as u64;
+            });
+            Ok(())
+        })
     }
 
     /// Sends all memory while the guest runs, until little of it changes meanwhile.
@@ -189,29 +208,16 @@ impl Source {
         let mut sync = Sync { of, ..Sync::default() };
         let mut before = u64::MAX;
         loop {
-            sync.left = copier.look().map_err(CutError::from)?;
-            self.board.write(|status| status.sync = sync);
+            self.look(&mut sync)?;
             // The first checkpoint takes the rest: what was looked at and is not made clean is found again.
             if sync.round >= 1 && (sync.left <= FEW || sync.round >= ROUNDS || sync.left >= before) {
                 break;
             }
             // While it still gets less it is worth another round; the first is always.
             before = if sync.round == 0 { u64::MAX } else { sync.left };
-            sync.round += 1;
-            let (packer, blocks, board) = (&mut self.packer, &self.blocks, &self.board);
-            copier.ahead(&self.ram, |piece, pages| {
-                let (piece, _) = packer.pack_first(blocks, piece);
-                link.ram(&[IoSlice::new(piece)])?;
-                sync.sent += pages;
-                sync.left = sync.left.saturating_sub(pages);
-                board.write(|status| {
-                    status.sync = sync;
-                    status.bytes += piece.len() as u64;
-                });
-                Ok::<_, SessionError>(())
-            })?;
+            self.round(&mut sync, Packer::pack_first, |piece| link.ram(piece))?;
         }
-        copier.synced();
+        self.copier.as_mut().ok_or(SessionError::Lost)?.synced();
         let level = link.synced()?.ready()?;
         self.now.set(level.epoch());
         Ok(level)
