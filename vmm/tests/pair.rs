@@ -27,15 +27,22 @@ const CODE: &[u8] = &[
     0xe8, 0x0c, 0x24, 0x0f, 0x04, 0x61, 0x66, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xe1,
 ];
 
+/// The same in registers, until 200 letters are said; then it jumps to `0xd0000000`, where nothing is.
+const FAILING: &[u8] = &[
+    0x31, 0xdb, 0x43, 0xf7, 0xc3, 0xff, 0x0f, 0, 0, 0x75, 0xf7, 0x89, 0xd8, 0xc1, 0xe8, 0x0c, 0x24, 0x0f,
+    0x04, 0x61, 0x66, 0xba, 0xf8, 0x03, 0xee, 0x81, 0xfb, 0, 0x80, 0x0c, 0, 0x72, 0xe1, 0xb8, 0, 0, 0, 0xd0,
+    0xff, 0xe0,
+];
+
 /// An ELF file with a PVH note, whose entry is the code at 2 MiB.
-fn kernel(path: &Path) {
+fn kernel(path: &Path, code: &[u8]) {
     const AT: u64 = 0x20_0000;
     let mut image = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     let mut put = |value: u64, len: usize| image.extend(&value.to_le_bytes()[..len]);
     let header =
         [(2, 2), (62, 2), (1, 4), (AT, 8), (64, 8), (0, 8), (0, 4), (64, 2), (56, 2), (2, 2), (0, 6)];
     header.into_iter().for_each(|(value, len)| put(value, len));
-    let len = CODE.len() as u64;
+    let len = code.len() as u64;
     for (kind, offset, len) in [(1, 256, len), (4, 200, 20)] {
         for (value, width) in [(kind, 4), (7, 4), (offset, 8), (AT, 8), (AT, 8), (len, 8), (len, 8), (4, 8)] {
             put(value, width);
@@ -45,7 +52,7 @@ fn kernel(path: &Path) {
     image.extend([4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0]);
     image.extend((AT as u32).to_le_bytes());
     image.resize(256, 0);
-    image.extend(CODE);
+    image.extend(code);
     fs::write(path, image).unwrap();
 }
 
@@ -69,8 +76,12 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::of(CODE)
+    }
+
+    fn of(code: &[u8]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        kernel(&directory.path().join("kernel"));
+        kernel(&directory.path().join("kernel"), code);
         // Given back, and taken again in a moment.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         Self { directory, address }
@@ -303,6 +314,71 @@ fn a_guest_that_ends_ends_on_both_sides() {
     primary.signal(Signal::TERM);
     assert_eq!(primary.process.wait().unwrap().code(), Some(0), "{}", primary.log());
     assert_eq!(secondary.process.wait().unwrap().code(), Some(0), "{}", secondary.log());
+}
+
+/// A host that cannot run its guest any more is what a secondary is for.
+#[test]
+fn a_machine_that_fails_is_a_lost_primary() {
+    let place = Place::of(FAILING);
+    let mut secondary = place.secondary(&["--mode", "periodic"]);
+    let mut primary = place.primary(&["--mode", "periodic"]);
+    assert_eq!(primary.process.wait().unwrap().code(), Some(1), "{}", primary.log());
+    let lost = secondary.phase("lost");
+    assert!(lost["epoch"].as_u64().unwrap() > 0, "{lost}\n{}", primary.log());
+    assert!(secondary.process.try_wait().unwrap().is_none());
+    secondary.take_over();
+}
+
+#[test]
+fn a_guest_that_cannot_be_restored_does_not_end_its_secondary() {
+    let place = Place::new();
+    let mut secondary = place.secondary(&[]);
+    until("its socket", || secondary.status());
+    let file = place.path("state");
+    fs::write(&file, b"QEVM no state").unwrap();
+    let mut primary = place.primary(&["--restore", file.to_str().unwrap()]);
+    assert_eq!(primary.process.wait().unwrap().code(), Some(1), "{}", primary.log());
+    assert_eq!(secondary.status().unwrap()["sessions"], 0);
+    assert!(secondary.process.try_wait().unwrap().is_none());
+    place.primary(&[]).level(3);
+}
+
+/// One that takes over by itself does so for a host that is gone, and for no other reason.
+#[test]
+fn nobody_takes_over_from_a_primary_that_lives() {
+    let place = Place::new();
+    let alone = ["--on-peer-loss", "take-over", "--peer-timeout", "500"];
+    let secondary = place.secondary(&alone);
+    let mut primary = place.primary(&["--peer-timeout", "500"]);
+    primary.level(3);
+    // It was away itself: the primary has given it up, and it hears that when it wakes.
+    secondary.signal(Signal::STOP);
+    primary.phase("connecting");
+    secondary.signal(Signal::CONT);
+    let twice = |status: &Value| status["sessions"].as_u64() >= Some(2) && status["phase"] == "level";
+    until("another session", || primary.status().filter(twice));
+    primary.process.kill().unwrap();
+    secondary.phase("alone");
+    secondary.goes_on();
+}
+
+#[test]
+fn a_primary_that_goes_on_alone_is_not_taken_over_from() {
+    let place = Place::new();
+    let secondary = place.secondary(&["--on-peer-loss", "take-over"]);
+    let primary = place.primary(&[]);
+    primary.level(3);
+    let refused = primary.ask(&["save", place.path("state").to_str().unwrap()]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("it has a secondary"), "{said}");
+    assert!(primary.ask(&["takeover", "--force"]).status.success());
+    let lost = secondary.phase("lost");
+    assert!(lost["error"].as_str().unwrap().contains("goes on alone"), "{lost}");
+    primary.goes_on();
+    let saved = primary.ask(&["save", place.path("state").to_str().unwrap()]);
+    assert!(saved.status.success(), "{saved:?}");
+    // It has not taken over, or this would be refused.
+    secondary.take_over();
 }
 
 #[test]

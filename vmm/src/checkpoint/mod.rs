@@ -14,7 +14,7 @@
 //! * [`protocol`]: the messages, and for each side a type per phase. [`link`]: how they get there.
 //! * [`ram`]: pages on their way. [`package`]: everything else of a guest, as bytes.
 //! * [`primary`], [`secondary`]: what each side does. [`orders`]: what it is told. [`output`]: who waits for it.
-//! * [`status`]: what can be seen of all that.
+//! * [`turns`]: a session, or a save. [`status`]: what can be seen of all that.
 
 pub mod link;
 pub mod orders;
@@ -25,6 +25,7 @@ pub mod protocol;
 pub mod ram;
 pub mod secondary;
 pub mod status;
+pub mod turns;
 
 use crate::control::{ControlError, Event};
 use orders::{Order, Post};

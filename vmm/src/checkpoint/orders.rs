@@ -110,6 +110,18 @@ impl Orders {
         self.waiting.iter().position(|order| matches!(order, Order::NoPeer(_) | Order::Ended))
     }
 
+    /// Whether the guest is known to have ended, or soon is.
+    pub(super) fn ends_within(&mut self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        loop {
+            match self.until(until) {
+                Some(Order::Ended) => return true,
+                Some(_) => {}
+                None => return false,
+            }
+        }
+    }
+
     /// Waits until the heart of this session's peer has stopped, or somebody ends the session anyway, or it is time.
     pub(super) fn settle(&mut self, of: u64, until: Instant) {
         let settled = |order: &Order| match order {

@@ -17,6 +17,7 @@ use crate::checkpoint::protocol::hello::{
 use crate::checkpoint::ram::{Blocks, PAGE, Spill, Staged};
 use crate::checkpoint::secondary::{self, OnLoss, Quit, Sink};
 use crate::checkpoint::status::{Board, Role};
+use crate::checkpoint::turns::Turns;
 use crate::checkpoint::{Handle, Now, Told};
 use crate::config::{self, Background, Colo, Config, Peer};
 use crate::dirty;
@@ -24,6 +25,7 @@ use crate::machine::Machine;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -73,12 +75,20 @@ impl Opened {
 pub(super) struct Working {
     /// Who asks and commands it.
     pub(super) handle: Handle,
+    /// Whether it may be saved.
+    pub(super) turns: Turns,
     thread: JoinHandle<()>,
 }
 
 impl Working {
     /// Lets it go to work. The machine runs after.
-    pub(super) fn start(colo: &Colo, opened: Opened, machine: &Machine) -> Result<Self, Failure> {
+    /// A primary begins after a guest that is restored is there.
+    pub(super) fn start(
+        colo: &Colo,
+        opened: Opened,
+        machine: &Machine,
+        after: Option<Receiver<()>>,
+    ) -> Result<Self, Failure> {
         let Opened { place, tls, machine: words } = opened;
         let vm = machine.vm();
         let ram = vm.ram().clone();
@@ -88,6 +98,7 @@ impl Working {
         let board = Arc::new(Board::new(role, colo.mode.into(), delay));
         let (orders, post) = Orders::new();
         let now = Now::default();
+        let turns = Turns::default();
         let handle = Handle::new(board.clone(), post, now.clone());
         let told = Told::new(role, machine.teller());
         let tracker = dirty::choose(&vm)?;
@@ -126,6 +137,8 @@ impl Working {
                     },
                     most,
                     again: true,
+                    turns: turns.clone(),
+                    after,
                 };
                 primary::start(settings, source, orders, board, told, &sandbox)?
             }
@@ -152,10 +165,11 @@ impl Working {
                 secondary::start(parts, &sandbox)?
             }
         };
-        Ok(Self { handle, thread })
+        Ok(Self { handle, turns, thread })
     }
 
-    /// The guest has ended: a primary says so to its secondary.
+    /// The guest has ended in order: a primary says so to its secondary. If a machine fails this is not called, and
+    /// the secondary finds its primary lost.
     pub(super) fn end(self) {
         self.handle.ended();
         let until = Instant::now() + FAREWELL;

@@ -8,6 +8,7 @@ use super::level::{Opened, Working};
 use super::{Assembled, Ended, Failure, Launch};
 use crate::block::{self, Format, Image};
 use crate::checkpoint::status::Role;
+use crate::checkpoint::turns::InTurn;
 use crate::config::{self, Cache, Config, Dirty};
 use crate::control::{BlockInfo, Colo, Controls};
 use crate::devices::block::{Block, Disk};
@@ -51,29 +52,36 @@ pub fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
         }),
         confine: Box::new(|| confinement.begin()),
     })?;
+    let (restored, there) = match restore.map(|file| Restoring::start(file, &machine)).transpose()? {
+        Some((restoring, there)) => (Some(restoring), Some(there)),
+        None => (None, None),
+    };
     let pair = match (colo, opened) {
-        (Some(colo), Some(opened)) => Some(Working::start(colo, opened, &machine)?),
+        (Some(colo), Some(opened)) => Some(Working::start(colo, opened, &machine, there)?),
         _ => None,
     };
-    let restored = restore.map(|file| Restoring::start(file, &machine)).transpose()?;
     let serial = machine.serial();
     Ok(Assembled {
         control: Controls {
             guest: machine.control(),
-            save: Some(Arc::new(machine.freezer())),
+            save: Some(match &pair {
+                Some(pair) => Arc::new(InTurn { save: machine.freezer(), turns: pair.turns.clone() }),
+                None => Arc::new(machine.freezer()),
+            }),
             colo: pair.as_ref().map(|pair| Arc::new(pair.handle.clone()) as Arc<dyn Colo>),
         },
         input: Box::new(move |typed| serial.input(typed)),
         sandbox: machine.sandbox(),
         run: Box::new(move || {
             let ended = machine.run();
-            if let Some(pair) = pair {
-                pair.end();
-            }
             if let Some(restored) = restored {
                 restored.outcome()?;
             }
-            match ended? {
+            let ended = ended?;
+            if let Some(pair) = pair {
+                pair.end();
+            }
+            match ended {
                 ExitReason::PowerOff | ExitReason::Quit => Ok(Ended::Done),
                 ExitReason::Reset { .. } => Ok(Ended::Reset),
             }
@@ -95,17 +103,22 @@ struct Restoring {
 }
 
 impl Restoring {
-    /// The machine runs meanwhile, and waits for it.
-    fn start(file: File, machine: &Machine) -> Result<Self, Failure> {
+    /// The machine runs meanwhile, and waits for it. Who waits for the guest hears when it is there, or that it is not.
+    fn start(file: File, machine: &Machine) -> Result<(Self, Receiver<()>), Failure> {
         let (freezer, ram, control) = (machine.freezer(), machine.vm().ram().clone(), machine.control());
         let (tell, outcome) = sync_channel(1);
+        let (is_there, there) = sync_channel(1);
         let thread = machine.sandbox().spawn("restore", Kind::Control, move || {
-            if let Err(error) = files::restore(&freezer, &ram, file) {
-                let _ = tell.send(error);
-                control.quit();
+            match files::restore(&freezer, &ram, file) {
+                // Nobody may wait for it.
+                Ok(()) => drop(is_there.send(())),
+                Err(error) => {
+                    let _ = tell.send(error);
+                    control.quit();
+                }
             }
         })?;
-        Ok(Self { thread, outcome })
+        Ok((Self { thread, outcome }, there))
     }
 
     /// What became of it, once the machine has ended.

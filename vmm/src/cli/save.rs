@@ -35,7 +35,8 @@ Examples:
   colo-vm run --config web.toml --restore web.state       goes on from there, later
   colo-vm inspect web.state                               what is in it
 
-The guest stands while its state is written, and goes on after that. Its disks are not in the file: copy
+The guest stands while its state is written, and goes on after that; a primary is saved only while its secondary is
+not there, which would take it for dead. Its disks are not in the file: copy
 them, too, if they are to be as they were.
 
 Exit codes: 0 it is saved, 1 it is not, and there is no file, 2 wrong usage.")]

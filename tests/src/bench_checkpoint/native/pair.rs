@@ -19,6 +19,7 @@ use colo_vmm::checkpoint::ram::pack::Packing;
 use colo_vmm::checkpoint::ram::{Blocks, Spill, Staged};
 use colo_vmm::checkpoint::secondary::{self, OnLoss, Quit, Sink};
 use colo_vmm::checkpoint::status::{Board, Cause, Epoch, Phase, Role};
+use colo_vmm::checkpoint::turns::Turns;
 use colo_vmm::checkpoint::{Handle, Now, Told};
 use colo_vmm::config::OnReset;
 use colo_vmm::config::Peer;
@@ -191,6 +192,8 @@ impl Pair {
             ahead: plan.ahead,
             most: plan.most,
             again: false,
+            turns: Turns::default(),
+            after: None,
         };
         let told = Told::new(Role::Primary, machine.teller());
         let session = primary::start(settings, source, orders, board, told, &machine.sandbox())?;

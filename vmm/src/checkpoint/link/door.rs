@@ -315,7 +315,10 @@ fn keep(listener: &TcpListener, shared: &Arc<Shared>) {
         };
         if let Err(error) = knocked {
             // Descriptors or memory are short: that can pass, and poll would say so at once again.
-            tracing::warn!("a connection cannot be accepted: {error}");
+            let speak = shared.lock().log.speak();
+            if let Some(swallowed) = speak {
+                tracing::warn!(swallowed, "a connection cannot be accepted: {error}");
+            }
             thread::sleep(Duration::from_millis(100));
         }
     }

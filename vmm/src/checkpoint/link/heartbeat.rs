@@ -11,6 +11,9 @@
 //! its first look what has come meanwhile; if nothing has, that counts as one missed beat, however long it was
 //! away. So a lost peer is noticed after as many intervals *in which we were there*, and nobody is declared lost
 //! for our own absence.
+//!
+//! Who ends a session says why, as far as that can be said: a peer that hears that the other lives need not go on in
+//! its place. The last word waits in the connection for one that was stopped.
 
 use super::socket::wait;
 use super::stream::{Hangup, Stream};
@@ -28,6 +31,10 @@ use thiserror::Error;
 const BEAT: u8 = 0x42;
 /// On the wire: I go, and all is well.
 const FAREWELL: u8 = 0x45;
+/// On the wire: I give this session up, and live.
+const PARTED: u8 = 0x50;
+/// On the wire: somebody has told me that you are gone; I go on without you.
+const ALONE: u8 = 0x41;
 
 /// How often, and how long silence is borne.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +65,12 @@ pub enum Lost {
     /// It said that it goes.
     #[error("the peer has ended in order")]
     Farewell,
+    /// It said that it lives.
+    #[error("the peer has given this session up, and lives")]
+    Parted,
+    /// It said that it goes on.
+    #[error("the peer goes on alone: somebody has told it that there is no other")]
+    Alone,
     /// The connection has ended.
     #[error("the peer's heartbeat connection has ended: its process is gone")]
     Closed,
@@ -77,6 +90,18 @@ pub enum Lost {
     /// Something else comes.
     #[error("the peer sent {0:#04x} for a heartbeat, which is none; is it of another version?")]
     Garbage(u8),
+}
+
+impl Lost {
+    /// Whether the peer has said so itself.
+    fn is_said(&self) -> bool {
+        matches!(self, Self::Farewell | Self::Parted | Self::Alone)
+    }
+
+    /// Whether the peer lives, as far as its last word tells.
+    pub fn lives(&self) -> bool {
+        matches!(self, Self::Parted | Self::Alone | Self::Garbage(_))
+    }
 }
 
 /// Figures, for whoever watches.
@@ -111,6 +136,20 @@ enum Order {
     Beat = 0,
     Farewell = 1,
     Stop = 2,
+    Part = 3,
+    Alone = 4,
+}
+
+impl Order {
+    /// The last that the peer hears.
+    const fn word(order: u8) -> Option<u8> {
+        match order {
+            1 => Some(FAREWELL),
+            3 => Some(PARTED),
+            4 => Some(ALONE),
+            _ => None,
+        }
+    }
 }
 
 /// A heart that beats while this lives.
@@ -149,7 +188,21 @@ impl Heartbeat {
 
     /// Ends it in order: the peer hears that this is no loss.
     pub fn farewell(self) {
-        self.order.store(Order::Farewell as u8, Ordering::Release);
+        self.end(Order::Farewell);
+    }
+
+    /// Ends it because the session has failed: the peer hears that this side lives.
+    pub fn part(self) {
+        self.end(Order::Part);
+    }
+
+    /// Ends it because this side goes on alone: the peer hears that it must not.
+    pub fn alone(self) {
+        self.end(Order::Alone);
+    }
+
+    fn end(self, order: Order) {
+        self.order.store(order as u8, Ordering::Release);
         // The rest is done by dropping it.
     }
 }
@@ -187,8 +240,8 @@ impl Heart {
         let mut heard = false;
         loop {
             if let Err(lost) = self.say(BEAT) {
-                // A farewell that is on its way says more than that nothing is taken any more.
-                let lost = self.listen().err().filter(|last| matches!(last, Lost::Farewell)).unwrap_or(lost);
+                // A last word that is on its way says more than that nothing is taken any more.
+                let lost = self.listen().err().filter(Lost::is_said).unwrap_or(lost);
                 return self.unless_stopped(lost);
             }
             self.beats.sent.fetch_add(1, Ordering::Relaxed);
@@ -219,6 +272,8 @@ impl Heart {
             self.missed += 1;
             self.beats.missed.fetch_add(1, Ordering::Relaxed);
             if self.missed >= self.rhythm.limit() {
+                // It may be that it only stands, and hears this later.
+                let _ = self.say(PARTED);
                 return Some(Lost::Silent { missed: self.missed, interval: self.rhythm.interval });
             }
         }
@@ -226,13 +281,13 @@ impl Heart {
 
     /// What is done by our own order is no loss; if it is to end in order, the peer is told.
     fn unless_stopped(&mut self, lost: Lost) -> Option<Lost> {
-        match self.order.load(Ordering::Acquire) {
-            order if order == Order::Beat as u8 => return Some(lost),
-            order if order == Order::Farewell as u8 => {
-                // A peer that cannot hear it finds the connection ended.
-                let _ = self.say(FAREWELL);
-            }
-            _ => {}
+        let order = self.order.load(Ordering::Acquire);
+        if order == Order::Beat as u8 {
+            return Some(lost);
+        }
+        if let Some(word) = Order::word(order) {
+            // A peer that cannot hear it finds the connection ended.
+            let _ = self.say(word);
         }
         self.stream.hangup().hang_up();
         None
@@ -265,6 +320,8 @@ impl Heart {
                         self.beats.heard.fetch_add(1, Ordering::Relaxed);
                     }
                     FAREWELL => return Err(Lost::Farewell),
+                    PARTED => return Err(Lost::Parted),
+                    ALONE => return Err(Lost::Alone),
                     other => return Err(Lost::Garbage(other)),
                 }
             }

@@ -22,10 +22,15 @@ use rustls::{
 };
 use sha2::{Digest as _, Sha256};
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use thiserror::Error;
+
+/// No certificates, and no key, are as large: a file of them is read to its end.
+const MOST: u64 = 1 << 20;
 
 /// The SHA-256 of a certificate, as `openssl x509 -fingerprint -sha256` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,7 +133,7 @@ impl Tls {
     pub fn new(certificate: &Path, key: &Path, trust: &Trust) -> Result<Self, TlsError> {
         let chain = certificates(certificate)?;
         let source = |source| TlsError::Pem { what: "a private key", path: key.to_owned(), source };
-        let key = PrivateKeyDer::from_pem_file(key).map_err(source)?;
+        let key = PrivateKeyDer::from_pem_slice(&pem(key).map_err(source)?).map_err(source)?;
         Self::from_parts(chain, key, trust)
     }
 
@@ -211,9 +216,21 @@ fn verifiers(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Verifiers,
     Ok(Verifiers { of_servers: Arc::clone(&pin) as _, of_clients: pin })
 }
 
+/// What is in a file that may be anything.
+fn pem(path: &Path) -> Result<Vec<u8>, pem::Error> {
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut bytes)).map_err(pem::Error::Io)?;
+    if bytes.len() as u64 == MOST {
+        let large = io::Error::new(io::ErrorKind::FileTooLarge, format!("it has {MOST} bytes and more"));
+        return Err(pem::Error::Io(large));
+    }
+    Ok(bytes)
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let failed = |source| TlsError::Pem { what: "a certificate", path: path.to_owned(), source };
-    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(failed)?.collect();
+    let bytes = pem(path).map_err(failed)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     let all = all.map_err(failed)?;
     if all.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(all) }
 }

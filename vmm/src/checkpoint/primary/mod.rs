@@ -22,12 +22,13 @@ use super::protocol::hello::{Agreed, Hello, Role as Connection};
 use super::protocol::merge::Merge;
 use super::protocol::primary::{Level, Syncing};
 use super::status::{Board, Cause, Phase, Reason};
+use super::turns::{Turn, Turns};
 use crate::config::Peer;
 use crate::sandbox::{Kind, Sandbox};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -38,6 +39,8 @@ const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)
 const MEETING: Duration = Duration::from_secs(5);
 /// Between two times that pages are sent ahead.
 const AHEAD: Duration = Duration::from_millis(50);
+/// How long a guest that cannot be stopped any more may take to end.
+const ENDING: Duration = Duration::from_secs(1);
 /// Between two looks how many wait.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -74,6 +77,10 @@ pub struct Settings {
     pub most: u64,
     /// Whether it looks for a secondary again when it has lost one.
     pub again: bool,
+    /// Whether a session may begin.
+    pub turns: Turns,
+    /// What it waits for first: a guest that is restored is there then. If that ends without a word there is none.
+    pub after: Option<Receiver<()>>,
 }
 
 /// Why a session is over.
@@ -119,13 +126,18 @@ pub fn start(
 
 impl Primary {
     fn run(&mut self) {
+        if self.settings.after.take().is_some_and(|after| after.recv().is_err()) {
+            return;
+        }
         let mut pause = RETRY[0];
         let mut said = String::new();
         loop {
             let fate = match self.meet() {
-                Ok((stream, agreed, heart)) => {
+                Ok((stream, agreed, heart, turn)) => {
                     said.clear();
+                    turn.met();
                     let fate = self.protect(stream, &agreed, heart);
+                    drop(turn);
                     if self.board.read().epoch > 0 {
                         // It was a secondary: it may be back soon.
                         pause = RETRY[0];
@@ -150,7 +162,8 @@ impl Primary {
     }
 
     /// Connects twice: for checkpoints, and for signs of life.
-    fn meet(&mut self) -> Result<(Stream, Agreed, Heartbeat), Meeting> {
+    fn meet(&mut self) -> Result<(Stream, Agreed, Heartbeat, Turn), Meeting> {
+        let turn = self.settings.turns.meet().ok_or(Meeting::Saving)?;
         let Settings { peer, addresses, tls, hello, rhythm, .. } = &self.settings;
         self.session += 1;
         let number = self.session;
@@ -163,7 +176,7 @@ impl Primary {
         let (post, hangup) = (self.orders.post(), stream.hangup());
         self.orders.interrupts(hangup.clone());
         let heart = Heartbeat::start(heart, *rhythm, move |lost| lose(&post, &hangup, number, lost))?;
-        Ok((stream, agreed, heart))
+        Ok((stream, agreed, heart, turn))
     }
 
     /// A session, and what is to be known of its end.
@@ -185,23 +198,29 @@ impl Primary {
             Ok(fate) => {
                 match fate {
                     Fate::Ended => heart.farewell(),
-                    Fate::Alone(_) => drop(heart),
+                    Fate::Alone(_) => heart.alone(),
                 }
                 Some(fate)
             }
             Err(Over::Session(SessionError::Guest(_))) => {
-                heart.farewell();
+                // Its end is its secondary's only if it is in order; a host that fails is what that one is for.
+                if self.orders.ends_within(ENDING) {
+                    heart.farewell();
+                }
                 Some(Fate::Ended)
             }
             Err(over) => {
                 // Somebody may have hung up, so that this is obeyed.
                 match self.orders.ending() {
-                    Some(Order::NoPeer(answer)) => return Some(Fate::Alone(answer)),
+                    Some(Order::NoPeer(answer)) => {
+                        heart.alone();
+                        return Some(Fate::Alone(answer));
+                    }
                     Some(_) => {
                         heart.farewell();
                         return Some(Fate::Ended);
                     }
-                    None => {}
+                    None => heart.part(),
                 }
                 let lost = self.orders.lost(self.session);
                 // What the heartbeat knows says more than a connection that was hung up for it.
@@ -338,6 +357,8 @@ enum Meeting {
     Greet(#[from] link::GreetError),
     #[error("the heartbeat cannot be started: {0}")]
     Heart(#[from] io::Error),
+    #[error("the guest is being saved")]
+    Saving,
 }
 
 /// A session that is ended in order says so, if it can.

@@ -15,6 +15,7 @@ use super::sys::Arena;
 use super::{Blocks, PAGE, records};
 use crate::checkpoint::protocol::Buffer;
 use crate::memory::GuestRam;
+use crate::virtio::throttle::Gate;
 use std::io;
 use std::sync::Arc;
 use thiserror::Error;
@@ -44,6 +45,9 @@ pub enum StageError {
     /// A piece that is none.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// What came before it may not come back.
+    #[error("pages of this epoch wait in a file that does not answer: {0}")]
+    Spill(io::Error),
 }
 
 /// Pages that cannot be put into the guest's memory.
@@ -86,6 +90,8 @@ pub struct Staged {
     /// How much of it is used if there is a file for the rest, and kept in any case.
     bound: usize,
     spill: Option<Spill>,
+    /// Whether the file has pieces of this epoch.
+    spilled: bool,
     bytes: usize,
     pages: usize,
     most_pages: usize,
@@ -112,6 +118,7 @@ impl Staged {
             touched: 0,
             bound,
             spill,
+            spilled: false,
             bytes: 0,
             pages: 0,
             most_pages,
@@ -174,9 +181,16 @@ impl Staged {
             && let Some(spill) = &mut self.spill
         {
             match spill.put(piece) {
-                Ok(at) => return Ok(Place::Spilled(at)),
+                Ok(at) => {
+                    self.spilled = true;
+                    return Ok(Place::Spilled(at));
+                }
+                // What waits in the file may not come back: better now than when the guest is half another one.
+                Err(source) if self.spilled && source.kind() == io::ErrorKind::TimedOut => {
+                    return Err(StageError::Spill(source));
+                }
                 // A full disk is no reason to lose an epoch.
-                Err(error) => tracing::warn!("pages wait in memory, as their file takes no more: {error}"),
+                Err(error) => complain(&error),
             }
         }
         let at = self.used;
@@ -192,7 +206,7 @@ impl Staged {
     pub fn apply(&mut self, ram: &GuestRam) -> Result<(), ApplyError> {
         let mut back = Vec::new();
         for (place, len) in &self.pieces {
-            let piece = match (*place, &self.spill) {
+            let piece = match (*place, &mut self.spill) {
                 (Place::Memory(at), _) => &self.arena.bytes()[at..at + len],
                 (Place::Spilled(at), Some(spill)) => {
                     back.resize(*len, 0);
@@ -219,9 +233,18 @@ impl Staged {
             self.touched = keep.min(self.touched);
         }
         self.used = 0;
+        self.spilled = false;
         if let Some(spill) = &mut self.spill {
             spill.clear();
         }
+    }
+}
+
+/// Pages wait in memory after all: a line in a second says so.
+fn complain(error: &io::Error) {
+    static GATE: Gate = Gate::new();
+    if let Some(silenced) = GATE.admit() {
+        tracing::warn!(silenced, "pages wait in memory, as their file takes no more: {error}");
     }
 }
 

@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 
+/// No disk takes so long here.
+const LONG: std::time::Duration = std::time::Duration::from_mins(1);
+
 /// Two blocks, as a guest with memory above the hole has.
 const LOW: u64 = 8;
 const HIGH: u64 = 4 << 30;
@@ -100,7 +103,7 @@ proptest! {
         let (ours, theirs) = (memory(), memory());
         let blocks = Arc::new(Blocks::of(&ours));
         let mut captures = [0, 1].map(|_| Capture::new(blocks.clone()).unwrap());
-        let file = || Spill::of(tempfile::tempfile().unwrap());
+        let file = || Spill::of(tempfile::tempfile().unwrap(), LONG);
         let (spill, bound) = (bound.map(|_| file()), bound.unwrap_or(0));
         let mut staged = Staged::with_bound(blocks.clone(), spill, bound).unwrap();
         let mut packer = Packer::new(packing);
@@ -153,14 +156,14 @@ fn a_file_that_fails_loses_nothing_unnoticed() {
     capture(&mut now, &ram, 0..2 * LOW);
     // A full disk: they wait in memory.
     let full = std::fs::File::options().read(true).write(true).open("/dev/full").unwrap();
-    let mut staged = Staged::with_bound(blocks.clone(), Some(Spill::of(full)), 0).unwrap();
+    let mut staged = Staged::with_bound(blocks.clone(), Some(Spill::of(full, LONG)), 0).unwrap();
     stage(&mut staged, whole(&now)).unwrap();
     let theirs = memory();
     staged.apply(&theirs).unwrap();
     assert_eq!(all(&ram), all(&theirs));
     // A file that has lost what was in it.
     let file = tempfile::tempfile().unwrap();
-    let mut staged = Staged::with_bound(blocks, Some(Spill::of(file.try_clone().unwrap())), 0).unwrap();
+    let mut staged = Staged::with_bound(blocks, Some(Spill::of(file.try_clone().unwrap(), LONG)), 0).unwrap();
     stage(&mut staged, whole(&now)).unwrap();
     file.set_len(0).unwrap();
     let error = staged.apply(&memory()).unwrap_err();

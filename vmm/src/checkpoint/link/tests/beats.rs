@@ -47,13 +47,19 @@ fn two_that_live_hear_each_other() {
 
 #[test]
 fn an_end_in_order_is_told_from_a_loss() {
-    for _ in 0..20 {
+    type End = (fn(Heartbeat), fn(&Lost) -> bool, bool);
+    let ends: [End; 3] = [
+        (Heartbeat::farewell, |lost| matches!(lost, Lost::Farewell), false),
+        (Heartbeat::part, |lost| matches!(lost, Lost::Parted), true),
+        (Heartbeat::alone, |lost| matches!(lost, Lost::Alone), true),
+    ];
+    for (end, heard, lives) in ends.into_iter().cycle().take(30) {
         let [(one, lost_one), (_other, lost_other)] = two(Rhythm { timeout: LONG, ..QUICK });
         has_heard(&one, 1);
-        one.farewell();
+        end(one);
         assert!(lost_one.recv().is_err());
         let lost = lost_other.recv_timeout(LONG).unwrap();
-        assert!(matches!(lost, Lost::Farewell), "{lost}");
+        assert!(heard(&lost) && lost.lives() == lives, "{lost}");
     }
 }
 
@@ -70,7 +76,10 @@ fn a_peer_that_stands_is_lost_after_its_timeout() {
     // It was told of our life as long as we waited.
     peer.set_nonblocking(true).unwrap();
     let mut bytes = [0; 1024];
-    assert!(peer.read(&mut bytes).unwrap() >= 10);
+    let count = peer.read(&mut bytes).unwrap();
+    assert!(count >= 10);
+    // And, if it only stands, that we live.
+    assert_eq!(bytes[..count].last(), Some(&b'P'));
 }
 
 #[test]
