@@ -21,6 +21,9 @@ use std::time::Instant;
 /// How much TLS reads from the socket at once, and how much of what is to be sent it encrypts ahead.
 const TLS_BUFFER: usize = 256 << 10;
 
+/// How often the socket is read for a byte of content, before it is time to look at the clock.
+const RECORDS: usize = 64;
+
 /// A connection to a peer.
 #[derive(Debug)]
 pub struct Stream {
@@ -97,17 +100,17 @@ impl Stream {
 
     /// Takes what is there: nothing yet gives none, no bytes at all is the peer's end.
     pub(super) fn try_receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        loop {
-            let read = match &mut self.tls {
-                None => (&*self.socket).read(buffer),
-                Some(session) => session.read(&self.socket, buffer),
-            };
-            match read {
-                Ok(count) => return Ok(Some(count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        match self.read(buffer) {
+            Ok(count) => Ok(Some(count)),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => (&*self.socket).read(buffer),
+            Some(session) => session.read(&self.socket, buffer),
         }
     }
 }
@@ -146,10 +149,19 @@ impl Channel for Stream {
     fn receive(&mut self, buffer: &mut [u8], until: Instant) -> io::Result<usize> {
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.try_receive(rest)? {
-                Some(0) => break,
-                Some(count) => done += count,
-                None => wait(&self.socket, PollFlags::IN, until)?,
+            match self.read(rest) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    wait(&self.socket, PollFlags::IN, until)?;
+                }
+                // Records of nothing can come for ever.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {
+                    if Instant::now() >= until {
+                        return Err(ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(done)
@@ -179,7 +191,7 @@ impl Session {
     }
 
     fn read(&mut self, socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
+        for _ in 0..RECORDS {
             match self.connection.reader().read(buffer) {
                 // Without TLS's own farewell: the protocol above says whether the end is one within a message.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
@@ -191,6 +203,8 @@ impl Session {
                 read => return read,
             }
         }
+        // There may be more in the buffer, so the socket is not what is waited for.
+        Err(ErrorKind::Interrupted.into())
     }
 
     /// Encrypts as much as fits, once what is encrypted already is on its way.
