@@ -35,4 +35,4 @@ fn say(begun: Instant, words: &str) {
 }
 
 /// How long anything may take that is not a load's own work. A lab machine on a busy host is slow, not dead.
-const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE: Duration = Duration::from_mins(15);
