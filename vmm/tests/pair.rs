@@ -202,6 +202,8 @@ fn a_guest_whose_secondary_stands_goes_on_there() {
     assert!(lost["epoch"].as_u64().unwrap() >= 20, "{lost}");
     secondary.take_over();
     assert_eq!(secondary.phase("alone")["reason"], "request");
+    // A fence may say it twice.
+    secondary.take_over();
     secondary.goes_on();
     // It goes on from a letter that the primary was at, or was about to say.
     let (said, goes_on) = (primary.printed(), secondary.printed());
@@ -438,6 +440,28 @@ fn a_guest_of_another_kind_is_refused_before_anything_is_sent() {
     let error = status["error"].as_str().unwrap();
     assert!(error.contains("ours has vCPUs 1;") && error.contains("the peer's vCPUs 2;"), "{error}");
     assert_eq!(status["sessions"], 0);
+}
+
+#[test]
+fn a_primary_hears_that_it_was_taken_over_from() {
+    let place = Place::new();
+    let secondary = place.secondary(&[]);
+    let primary = place.primary(&[]);
+    primary.level(3);
+    assert!(secondary.ask(&["takeover", "--force"]).status.success());
+    secondary.goes_on();
+    until("a word", || primary.log().contains("goes on alone, as somebody has told it").then_some(()));
+}
+
+/// One that beats less often than it is listened for would be taken for dead.
+#[test]
+fn two_of_another_rhythm_do_not_meet() {
+    let place = Place::new();
+    let _secondary = place.secondary(&[]);
+    let primary = place.primary(&["--heartbeat-interval", "300"]);
+    let status = until("a refusal", || primary.status().filter(|status| status["error"].is_string()));
+    let error = status["error"].as_str().unwrap();
+    assert!(error.contains("each 300 ms") && error.contains("each 100 ms"), "{error}");
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl Opened {
                 spill: spill.as_deref().map(Spill::new).transpose()?,
             },
         };
-        Ok(Self { place, tls, machine: machine(config)? })
+        Ok(Self { place, tls, machine: machine(colo, config)? })
     }
 }
 
@@ -184,8 +184,10 @@ impl Working {
 
 /// What the guest is, in words: what a take-over, or a reboot after it, would stumble over if the two differed. Disks
 /// and taps may have other names on the other host.
-fn machine(config: &Config) -> Result<String, Failure> {
+fn machine(colo: &Colo, config: &Config) -> Result<String, Failure> {
     let mut parts = vec![format!("vCPUs {}", config.cpus)];
+    // A peer that beats less often than it is listened for would be taken for dead.
+    parts.push(format!("a heartbeat each {} ms", colo.heartbeat.get()));
     parts.extend((!config.rng).then(|| "no rng".to_owned()));
     for disk in &config.disks {
         parts.push(if disk.readonly { "a disk, read-only" } else { "a disk" }.to_owned());

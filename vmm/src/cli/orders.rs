@@ -56,10 +56,19 @@ impl Takeover {
             |status: &Status| matches!(status.phase, Phase::Syncing | Phase::Level | Phase::Checkpoint);
         if let Some(status) = before.as_ref().filter(|status| !self.force && in_touch(status)) {
             return Err(format!(
-                "the {} is there, and both would serve; end it first (quit, or switch its host off), or say --force",
-                if status.role == Role::Primary { "secondary" } else { "primary" }
+                "the {} is there, and both would serve; {}, or say --force",
+                if status.role == Role::Primary { "secondary" } else { "primary" },
+                if status.role == Role::Primary {
+                    "end it first"
+                } else {
+                    "switch its host off first (to end its guest in order ends this one, too)"
+                }
             )
             .into());
+        }
+        // Who says it twice, as a fence may, has what it wants.
+        if before.as_ref().is_some_and(|status| status.phase == Phase::Alone) {
+            return say("the guest serves here already");
         }
         client.ask("x-colo-lost-heartbeat", None)?;
         let text = match before.map(|status| (status.role, status.mode, status.epoch)) {

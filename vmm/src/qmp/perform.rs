@@ -57,7 +57,7 @@ impl Desk {
         }
         Err(Refusal::generic(format!(
             "{what} is the primary's business, and this is the secondary: it is what its primary is; ask the primary, or \
-             take over first (x-colo-lost-heartbeat)"
+             if that is gone take over first (colo-vm takeover, x-colo-lost-heartbeat)"
         )))
     }
 

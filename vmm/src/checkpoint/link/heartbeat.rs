@@ -66,10 +66,10 @@ pub enum Lost {
     #[error("the peer has ended in order")]
     Farewell,
     /// It said that it lives.
-    #[error("the peer has given this session up, and lives")]
+    #[error("the peer has given this session up, or is being ended; it lived when it said so")]
     Parted,
     /// It said that it goes on.
-    #[error("the peer goes on alone: somebody has told it that there is no other")]
+    #[error("the peer goes on alone, as somebody has told it; this guest must not serve, too")]
     Alone,
     /// The connection has ended.
     #[error("the peer's heartbeat connection has ended: its process is gone")]

@@ -210,6 +210,10 @@ impl Primary {
                 Some(Fate::Ended)
             }
             Err(over) => {
+                if !matches!(over, Over::Lost(_)) {
+                    // Why is the heart's to say, if the other side has said it.
+                    self.orders.settle(self.session, Instant::now() + 2 * self.settings.rhythm.interval);
+                }
                 // Somebody may have hung up, so that this is obeyed.
                 match self.orders.ending() {
                     Some(Order::NoPeer(answer)) => {

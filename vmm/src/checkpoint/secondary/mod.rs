@@ -33,9 +33,6 @@ use thiserror::Error;
 
 /// Between two looks at orders, while nobody is there.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a primary that lives may take to come back, before one that takes over by itself does so: twice as long
-/// as it rests at most between two tries.
-const BACK: Duration = Duration::from_secs(10);
 /// How long a primary may take from its first connection to its second.
 const HEART: Duration = Duration::from_secs(5);
 
@@ -44,8 +41,8 @@ const HEART: Duration = Duration::from_secs(5);
 pub enum OnLoss {
     /// Somebody who knows says what is to be done.
     Wait,
-    /// It takes over, unless the primary is known to live; then it does so when that does not come back. Two may
-    /// serve, if it is the network that was lost.
+    /// It takes over, unless the primary is known to live: then somebody says it, too. Two may serve, if it is the
+    /// network that was lost.
     TakeOver,
 }
 
@@ -69,16 +66,6 @@ enum Over {
     Heartless,
     #[error("the heartbeat cannot be started: {0}")]
     Heart(#[from] io::Error),
-}
-
-/// When this guest serves, once its primary is lost.
-enum After {
-    /// When somebody says so.
-    Told,
-    /// Now.
-    Now,
-    /// When the primary, which lives, does not come back.
-    Back,
 }
 
 /// How a session ends, if not for a failure.
@@ -106,8 +93,6 @@ struct Secondary {
     /// Ends the guest.
     quit: Quit,
     session: u64,
-    /// Until when a primary that lives is waited for.
-    back: Option<Instant>,
 }
 
 /// Ends a guest that is not needed any more.
@@ -155,7 +140,7 @@ pub fn start(parts: Parts, sandbox: &Sandbox) -> io::Result<JoinHandle<()>> {
         match Door::open(listener, terms) {
             Ok((door, arrivals)) => {
                 let door = Some(door);
-                let (early, heart, session, back) = (None, None, 0, None);
+                let (early, heart, session) = (None, None, 0);
                 Secondary {
                     settings,
                     sink,
@@ -168,7 +153,6 @@ pub fn start(parts: Parts, sandbox: &Sandbox) -> io::Result<JoinHandle<()>> {
                     told,
                     quit,
                     session,
-                    back,
                 }
                 .run();
             }
@@ -209,10 +193,6 @@ impl Secondary {
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
             }
             self.count_refused();
-            if self.back.is_some_and(|back| Instant::now() >= back) {
-                self.back = None;
-                return Err(Fate::TakeOver(None));
-            }
             while let Some(order) = self.orders.now() {
                 match order {
                     Order::NoPeer(answer) => return Err(Fate::TakeOver(Some(answer))),
@@ -231,7 +211,6 @@ impl Secondary {
     /// A session, and what is to be known of its end.
     fn follow(&mut self, stream: Stream, agreed: &Agreed, seat: Seat) -> Option<Fate> {
         self.session += 1;
-        self.back = None;
         let peer = stream.peer().map(|peer| peer.to_string());
         tracing::info!(peer, "a primary is there");
         let of = self.sink.of();
@@ -251,17 +230,22 @@ impl Secondary {
             let Rhythm { interval, timeout } = self.settings.rhythm;
             self.orders.settle(self.session, Instant::now() + 2 * timeout + 4 * interval);
         }
-        if let Some(heart) = self.heart.take() {
-            heart.part();
+        let (ending, heart) = (self.orders.ending(), self.heart.take());
+        match (&ending, heart) {
+            // The primary is told, if it is there.
+            (Some(Order::NoPeer(_)), Some(heart)) if self.sink.level() => heart.alone(),
+            (_, Some(heart)) => heart.part(),
+            (_, None) => {}
         }
         drop(seat);
-        match self.orders.ending() {
+        match ending {
             Some(Order::NoPeer(answer)) => return Some(Fate::TakeOver(Some(answer))),
             Some(_) => return Some(Fate::Ended),
             None => {}
         }
         let lost = self.orders.lost(self.session);
-        let after = self.after(lost.as_ref());
+        // A primary that lives, or whose heart beats on, is not taken over from without a word: a timer cannot know.
+        let dead = lost.as_ref().is_some_and(|lost| !lost.lives());
         let text = match (over, lost) {
             (Ok(()), _) | (_, Some(Lost::Farewell)) => {
                 tracing::info!("the primary's guest has ended, and this one with it");
@@ -287,22 +271,7 @@ impl Secondary {
             status.error = Some(text);
         });
         self.told.exit(Reason::Error);
-        match after {
-            After::Now if level => return Some(Fate::TakeOver(None)),
-            After::Back if level => self.back = Some(Instant::now() + BACK),
-            _ => {}
-        }
-        None
-    }
-
-    /// What follows when the heart has stopped so, or beats on.
-    fn after(&self, lost: Option<&Lost>) -> After {
-        match (self.settings.on_loss, lost) {
-            (OnLoss::Wait, _) | (_, Some(Lost::Alone)) => After::Told,
-            (OnLoss::TakeOver, None) => After::Back,
-            (OnLoss::TakeOver, Some(lost)) if lost.lives() => After::Back,
-            (OnLoss::TakeOver, Some(_)) => After::Now,
-        }
+        (level && dead && self.settings.on_loss == OnLoss::TakeOver).then_some(Fate::TakeOver(None))
     }
 
     /// Until the primary's guest has ended.
