@@ -59,13 +59,17 @@ pub fn teardown(places: &Places, which: &Which) -> Result<Vec<String>, SetupErro
     Ok(lines)
 }
 
-/// Removes sockets and logs of processes that are gone, whatever became of their journals.
+/// Removes sockets and logs of processes that are gone, whatever became of their journals, and what one that was killed
+/// had begun to write: who has the lock knows that nobody writes.
 fn forget_dead(folder: &Path) {
     let paths = || fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let is = |path: &Path, what: &str| path.extension().is_some_and(|end| end == what);
     paths().filter(|path| is(path, "sock")).for_each(|socket| forget_socket(&socket));
     for log in paths().filter(|path| is(path, "log") && !path.with_extension("sock").exists()) {
         let _ = fs::remove_file(log);
+    }
+    for draft in paths().filter(|path| is(path, "draft")) {
+        let _ = fs::remove_file(draft);
     }
 }
 
@@ -131,5 +135,22 @@ fn stop_owner(journal: &Journal) -> Result<(), SetupError> {
             Err(SetupError::Stubborn { pid: owner.pid, vif: journal.vif.name.clone() })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_begun_and_never_written_goes_with_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["nic-vif0.draft", "nic-vif0.json", "web.log"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        forget_dead(folder.path());
+        let left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["nic-vif0.json"]);
     }
 }

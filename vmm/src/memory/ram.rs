@@ -55,10 +55,26 @@ pub fn new(size: u64) -> Result<GuestRam, RamError> {
     Ok(ram)
 }
 
+/// How many gaps of a region's size there may be that the kernel likes better. They cost addresses alone.
+const TRIES: usize = 16;
+
 /// Maps a region, at the edge of a huge page where the kernel lets it. It is memory all the same elsewhere.
 fn region(start: GuestAddress, len: usize) -> Result<GuestRegionMmap<Written>, FromRangesError> {
-    let _gap = (len >= HUGE).then(|| Gap::new(len)).flatten();
-    GuestRegionMmap::from_range(start, len, None)
+    let map = || GuestRegionMmap::from_range(start, len, None);
+    if len < HUGE {
+        return map();
+    }
+    // What falls into another gap of the address space keeps that closed until one falls into ours.
+    let mut elsewhere = Vec::new();
+    for _ in 0..TRIES {
+        let _gap = Gap::new(len);
+        let region = map()?;
+        if (region.as_ptr() as usize).is_multiple_of(HUGE) {
+            return Ok(region);
+        }
+        elsewhere.push(region);
+    }
+    elsewhere.pop().map_or_else(map, Ok)
 }
 
 #[cfg(test)]
