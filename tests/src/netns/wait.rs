@@ -4,8 +4,9 @@
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
-/// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+/// Longer than anything here takes on a busy machine. TCP waits twice as long each time: a connection whose sixth SYN
+/// was lost tries again after a minute.
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 const STEP: Duration = Duration::from_millis(20);
 
