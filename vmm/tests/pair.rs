@@ -379,8 +379,10 @@ fn a_primary_that_goes_on_alone_is_not_taken_over_from() {
     primary.goes_on();
     let saved = primary.ask(&["save", place.path("state").to_str().unwrap()]);
     assert!(saved.status.success(), "{saved:?}");
-    // It has not taken over, or this would be refused.
-    secondary.take_over();
+    // It has not taken over, or this would have nothing to do.
+    let output = secondary.ask(&["takeover"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("the guest is taken over"), "{said}");
 }
 
 #[test]

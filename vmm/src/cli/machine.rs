@@ -52,10 +52,7 @@ pub fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
         }),
         confine: Box::new(|| confinement.begin()),
     })?;
-    let (restored, there) = match restore.map(|file| Restoring::start(file, &machine)).transpose()? {
-        Some((restoring, there)) => (Some(restoring), Some(there)),
-        None => (None, None),
-    };
+    let (restored, there) = restore.map(|file| Restoring::start(file, &machine)).transpose()?.unzip();
     let pair = match (colo, opened) {
         (Some(colo), Some(opened)) => Some(Working::start(colo, opened, &machine, there)?),
         _ => None,

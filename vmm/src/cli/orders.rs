@@ -55,16 +55,13 @@ impl Takeover {
         let in_touch =
             |status: &Status| matches!(status.phase, Phase::Syncing | Phase::Level | Phase::Checkpoint);
         if let Some(status) = before.as_ref().filter(|status| !self.force && in_touch(status)) {
-            return Err(format!(
-                "the {} is there, and both would serve; {}, or say --force",
-                if status.role == Role::Primary { "secondary" } else { "primary" },
-                if status.role == Role::Primary {
-                    "end it first"
-                } else {
-                    "switch its host off first (to end its guest in order ends this one, too)"
+            let (other, first) = match status.role {
+                Role::Primary => ("secondary", "end it first"),
+                Role::Secondary => {
+                    ("primary", "switch its host off first (to end its guest in order ends this one, too)")
                 }
-            )
-            .into());
+            };
+            return Err(format!("the {other} is there, and both would serve; {first}, or say --force").into());
         }
         // Who says it twice, as a fence may, has what it wants.
         if before.as_ref().is_some_and(|status| status.phase == Phase::Alone) {

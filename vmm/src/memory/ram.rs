@@ -60,21 +60,18 @@ const TRIES: usize = 16;
 
 /// Maps a region, at the edge of a huge page where the kernel lets it. It is memory all the same elsewhere.
 fn region(start: GuestAddress, len: usize) -> Result<GuestRegionMmap<Written>, FromRangesError> {
-    let map = || GuestRegionMmap::from_range(start, len, None);
-    if len < HUGE {
-        return map();
-    }
     // What falls into another gap of the address space keeps that closed until one falls into ours.
     let mut elsewhere = Vec::new();
-    for _ in 0..TRIES {
-        let _gap = Gap::new(len);
-        let region = map()?;
-        if (region.as_ptr() as usize).is_multiple_of(HUGE) {
-            return Ok(region);
+    loop {
+        let gap = (len >= HUGE).then(|| Gap::new(len)).flatten();
+        let last = gap.is_none() || elsewhere.len() == TRIES;
+        match GuestRegionMmap::from_range(start, len, None) {
+            Ok(region) if last || (region.as_ptr() as usize).is_multiple_of(HUGE) => return Ok(region),
+            Ok(region) => elsewhere.push(region),
+            // A host that counts addresses as memory may have had enough for one.
+            Err(error) => return elsewhere.pop().ok_or(error),
         }
-        elsewhere.push(region);
     }
-    elsewhere.pop().map_or_else(map, Ok)
 }
 
 #[cfg(test)]

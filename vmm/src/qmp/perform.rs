@@ -143,6 +143,7 @@ impl Desk {
 fn done((): ()) -> Value {
     json!({})
 }
+
 /// What changes the guest, or holds it up, and so is not done to a copy of it.
 fn of_the_primary(command: &Command) -> Option<&'static str> {
     match command {

@@ -129,27 +129,16 @@ impl Beats {
     }
 }
 
-/// What the thread is to do.
+/// What the thread is to do: to say this, again and again or as its last word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Order {
-    Beat = 0,
-    Farewell = 1,
-    Stop = 2,
-    Part = 3,
-    Alone = 4,
-}
-
-impl Order {
-    /// The last that the peer hears.
-    const fn word(order: u8) -> Option<u8> {
-        match order {
-            1 => Some(FAREWELL),
-            3 => Some(PARTED),
-            4 => Some(ALONE),
-            _ => None,
-        }
-    }
+    Beat = BEAT,
+    Farewell = FAREWELL,
+    Part = PARTED,
+    Alone = ALONE,
+    /// Nothing more.
+    Stop = 0,
 }
 
 /// A heart that beats while this lives.
@@ -285,9 +274,9 @@ impl Heart {
         if order == Order::Beat as u8 {
             return Some(lost);
         }
-        if let Some(word) = Order::word(order) {
+        if order != Order::Stop as u8 {
             // A peer that cannot hear it finds the connection ended.
-            let _ = self.say(word);
+            let _ = self.say(order);
         }
         self.stream.hangup().hang_up();
         None

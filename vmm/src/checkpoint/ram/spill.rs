@@ -88,15 +88,13 @@ impl Spill {
     }
 
     /// Gets bytes back.
-    pub(super) fn get(&mut self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        let len = into.len();
+    pub(super) fn get(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
         let clerk = self.clerk()?;
         clerk.ask(|mut buffer| {
             buffer.resize(len, 0);
             Job::Get { at, into: buffer }
         })?;
-        into.copy_from_slice(&clerk.buffer);
-        Ok(())
+        Ok(&clerk.buffer)
     }
 
     /// Forgets all.

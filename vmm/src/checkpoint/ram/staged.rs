@@ -204,15 +204,10 @@ impl Staged {
     /// Puts them into the guest's memory, and has none any more. All was checked when it came, so an error is a bug,
     /// or a file that has lost what is in it.
     pub fn apply(&mut self, ram: &GuestRam) -> Result<(), ApplyError> {
-        let mut back = Vec::new();
         for (place, len) in &self.pieces {
             let piece = match (*place, &mut self.spill) {
                 (Place::Memory(at), _) => &self.arena.bytes()[at..at + len],
-                (Place::Spilled(at), Some(spill)) => {
-                    back.resize(*len, 0);
-                    spill.get(at, &mut back).map_err(ApplyError::Spill)?;
-                    &back
-                }
+                (Place::Spilled(at), Some(spill)) => spill.get(at, *len).map_err(ApplyError::Spill)?,
                 (Place::Spilled(_), None) => &[],
             };
             put(&self.blocks, piece, ram)?;

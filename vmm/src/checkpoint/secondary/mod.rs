@@ -230,12 +230,11 @@ impl Secondary {
             let Rhythm { interval, timeout } = self.settings.rhythm;
             self.orders.settle(self.session, Instant::now() + 2 * timeout + 4 * interval);
         }
-        let (ending, heart) = (self.orders.ending(), self.heart.take());
-        match (&ending, heart) {
-            // The primary is told, if it is there.
-            (Some(Order::NoPeer(_)), Some(heart)) if self.sink.level() => heart.alone(),
-            (_, Some(heart)) => heart.part(),
-            (_, None) => {}
+        let ending = self.orders.ending();
+        let takes_over = matches!(ending, Some(Order::NoPeer(_))) && self.sink.level();
+        // The primary is told, if it is there.
+        if let Some(heart) = self.heart.take() {
+            if takes_over { heart.alone() } else { heart.part() }
         }
         drop(seat);
         match ending {
