@@ -38,6 +38,8 @@ pub(super) const CALLS: &[Call] = &[
     Call::any(libc::SYS_rt_sigprocmask),
     Call::any(libc::SYS_rt_sigreturn),
     Call::any(libc::SYS_sigaltstack),
+    // A signal that ends the process may come in any thread: its handler writes a byte to a pair of sockets.
+    Call::with(libc::SYS_sendto, 2, 1).and(5, u32::MAX, 0),
     // Starting a thread, and what its libc does first.
     Call::any(libc::SYS_clone3),
     Call::masked(libc::SYS_clone, 0, libc::CLONE_THREAD as u32, libc::CLONE_THREAD as u32),

@@ -57,6 +57,20 @@ fn a_thread_that_opens_a_file_ends_the_process_with_a_message() {
 }
 
 #[test]
+fn a_signal_may_come_in_any_thread() {
+    use signal_hook::consts::SIGTERM;
+    if !is_child() {
+        return passes_in_a_child("a_signal_may_come_in_any_thread");
+    }
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM]).unwrap();
+    let sandbox = Sandbox::new(SeccompMode::On, || {}).unwrap();
+    for kind in Kind::ALL {
+        thread(&sandbox, kind, || signal_hook::low_level::raise(SIGTERM).unwrap());
+        assert_eq!(signals.pending().collect::<Vec<_>>(), [SIGTERM], "{kind:?}");
+    }
+}
+
+#[test]
 fn no_kind_of_thread_makes_a_socket() {
     if !is_child() {
         let output = in_a_child("no_kind_of_thread_makes_a_socket");
