@@ -23,9 +23,12 @@
 //! * [`devices`]: what the machine has: those of a PC, and virtio's.
 //! * [`irq`]: how a device interrupts.
 //! * [`metrics`]: a guest and its checkpoints, for Prometheus.
+//! * [`nbd`]: disks to and from other hosts.
 //! * [`outlet`]: where a state is written to.
 //! * [`qmp`]: how programs control it.
+//! * [`replication`]: a disk that follows another, on another host.
 //! * [`sandbox`]: what a broken process can still do.
+//! * [`spill`]: files for what has no room in memory.
 //! * [`state`]: plain states to bytes and back, with a description of every field.
 //! * [`stream`]: a saved machine, as QEMU's migration stream.
 //! * [`kvm`]: the host's KVM, a VM in it.
@@ -52,10 +55,13 @@ pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod metrics;
+pub mod nbd;
 pub mod outlet;
 pub mod pci;
 pub mod qmp;
+pub mod replication;
 pub mod sandbox;
+pub mod spill;
 pub mod state;
 pub mod stream;
 pub mod vcpu;

@@ -4,8 +4,9 @@
 //!   Controls ── state, Status ──► families colo_vm_… ──► colo_proxy's scrape server (--metrics)
 //! ```
 //!
-//! Labels: `guest`; and `state`, `role` and `phase`, `cause`, or `quantile`.
+//! Labels: `guest`; and `state`, `role` and `phase`, `cause`, `quantile`, or `disk` and `phase`.
 
+use crate::checkpoint::disks::{self, Phase as Disk};
 use crate::checkpoint::status::{Cause, Phase, Role, Status};
 use crate::control::{Controls, RunState};
 use colo_proxy::control::families::{self, Families, Label};
@@ -38,6 +39,56 @@ fn running(out: &mut Families<'_>, guest: Label<'_>, state: RunState) -> fmt::Re
 
 const PHASES: [Phase; 6] =
     [Phase::Connecting, Phase::Syncing, Phase::Level, Phase::Checkpoint, Phase::Lost, Phase::Alone];
+
+/// A level of a disk: its name, what it is, and where it is found.
+type Level = (&'static str, &'static str, fn(&disks::Status) -> u64);
+
+const DISK_PHASES: [Disk; 7] = [
+    Disk::Unprotected,
+    Disk::Connecting,
+    Disk::Syncing,
+    Disk::Replicating,
+    Disk::Following,
+    Disk::Committing,
+    Disk::Promoted,
+];
+
+fn disks(out: &mut Families<'_>, guest: Label<'_>, disks: &[disks::Status]) -> fmt::Result {
+    out.gauge("disk_phase", "What a disk does: 1 for that, 0 for everything else", &|all| {
+        disks.iter().try_for_each(|disk| {
+            DISK_PHASES.into_iter().try_for_each(|phase| {
+                let labels = [guest, ("disk", &disk.device), ("phase", &word(phase))];
+                all.level(&labels, u64::from(phase == disk.phase))
+            })
+        })
+    })?;
+    let levels: [Level; 5] = [
+        ("disk_missing_bytes", "What the secondary may not have", |disk| disk.missing),
+        ("disk_unsent_bytes", "What is still to be read and sent to it", |disk| disk.unsent),
+        ("disk_pending_bytes", "What is on its way, or of an epoch that is not complete", |disk| {
+            disk.pending
+        }),
+        ("disk_left_bytes", "What a secondary has still to write into its image", |disk| disk.left),
+        ("disk_spilled_bytes", "What of that is in the spill file", |disk| disk.spilled),
+    ];
+    for (name, help, of) in levels {
+        out.gauge(name, help, &|all| {
+            disks.iter().try_for_each(|disk| all.level(&[guest, ("disk", &disk.device)], of(disk)))
+        })?;
+    }
+    let counts: [Level; 2] = [
+        ("disk_waits", "Changes that found no room on their way, or waited for it", |disk| disk.waits),
+        ("disk_errors", "What was refused or failed", |disk| disk.errors),
+    ];
+    for (name, help, of) in counts {
+        out.counter(name, help, &|all| {
+            disks.iter().try_for_each(|disk| all.count(&[guest, ("disk", &disk.device)], of(disk)))
+        })?;
+    }
+    out.bytes_counter("disk_moved", "Bytes that were sent, or written into a secondary's image", &|all| {
+        disks.iter().try_for_each(|disk| all.count(&[guest, ("disk", &disk.device)], disk.moved))
+    })
+}
 
 fn checkpoints(out: &mut Families<'_>, guest: Label<'_>, status: &Status) -> fmt::Result {
     let role = match status.role {
@@ -78,6 +129,7 @@ fn checkpoints(out: &mut Families<'_>, guest: Label<'_>, status: &Status) -> fmt
     out.seconds("checkpoint_delay", "The time between two checkpoints that nothing else asks for", &|all| {
         all.time(&[guest], status.delay.as_secs_f64())
     })?;
+    disks(out, guest, &status.disks)?;
     let Some(last) = &status.last else { return Ok(()) };
     out.seconds("stood", "How long the guest stood for a checkpoint, of the last 1024", &|all| {
         ["0.5", "0.99", "1"]

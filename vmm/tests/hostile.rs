@@ -4,7 +4,6 @@
 #![cfg(target_arch = "x86_64")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[path = "hostile/script.rs"]
 mod script;
 
 use script::{AVAILABLE, DESCRIPTORS, MARK, NEXT, Script, USED, WRITE};

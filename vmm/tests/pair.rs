@@ -7,18 +7,15 @@
 #![cfg(target_arch = "x86_64")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use rustix::process::{Pid, Signal, kill_process};
+mod script;
+mod two;
+
+use rustix::process::Signal;
+use script::elf;
 use serde_json::Value;
 use std::fs;
 use std::io::Write as _;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
-
-/// Nothing takes so long where it works.
-const PATIENCE: Duration = Duration::from_mins(3);
+use two::{Place, Side, until};
 
 /// `xor ebx, ebx; again: inc ebx; mov [0x300000], ebx; test ebx, 0xfff; jnz again`, and each 4096th time
 /// `al = 'a' + (ebx >> 12) % 16; mov dx, 0x3f8; out dx, al; jmp again`.
@@ -34,154 +31,15 @@ const FAILING: &[u8] = &[
     0xff, 0xe0,
 ];
 
-/// An ELF file with a PVH note, whose entry is the code at 2 MiB.
-fn kernel(path: &Path, code: &[u8]) {
-    const AT: u64 = 0x20_0000;
-    let mut image = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    let mut put = |value: u64, len: usize| image.extend(&value.to_le_bytes()[..len]);
-    let header =
-        [(2, 2), (62, 2), (1, 4), (AT, 8), (64, 8), (0, 8), (0, 4), (64, 2), (56, 2), (2, 2), (0, 6)];
-    header.into_iter().for_each(|(value, len)| put(value, len));
-    let len = code.len() as u64;
-    for (kind, offset, len) in [(1, 256, len), (4, 200, 20)] {
-        for (value, width) in [(kind, 4), (7, 4), (offset, 8), (AT, 8), (AT, 8), (len, 8), (len, 8), (4, 8)] {
-            put(value, width);
-        }
-    }
-    image.resize(200, 0);
-    image.extend([4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0]);
-    image.extend((AT as u32).to_le_bytes());
-    image.resize(256, 0);
-    image.extend(code);
-    fs::write(path, image).unwrap();
+fn counting() -> Place {
+    Place::new(&elf(CODE))
 }
 
-/// Waits until something is there.
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "{what} does not come");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// A directory with a kernel, and a port.
-struct Place {
-    directory: tempfile::TempDir,
-    address: String,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self::of(CODE)
-    }
-
-    fn of(code: &[u8]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        kernel(&directory.path().join("kernel"), code);
-        // Given back, and taken again in a moment.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        Self { directory, address }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn side(&self, name: &'static str, order: &str, words: &[&str]) -> Side {
-        let at = |end: &str| self.path(&format!("{name}.{end}"));
-        let (qmp, console, log) = (at("qmp"), at("console"), at("log"));
-        let process = Command::new(env!("CARGO_BIN_EXE_colo-vm"))
-            .args([order, "--name", "web", "--memory", "16M", "--kernel"])
-            .arg(self.path("kernel"))
-            .arg("--qmp")
-            .arg(format!("unix:{}", qmp.display()))
-            .arg("--console")
-            .arg(format!("file:{}", console.display()))
-            .args(words)
-            .stdin(Stdio::null())
-            .stderr(fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        Side { process, qmp, console, log }
-    }
-
-    fn secondary(&self, words: &[&str]) -> Side {
-        self.side("secondary", "secondary", &[&["--listen", &self.address][..], words].concat())
-    }
-
-    fn primary(&self, words: &[&str]) -> Side {
-        let usual = ["--peer", &self.address, "--checkpoint-delay", "10"];
-        self.side("primary", "primary", &[&usual[..], words].concat())
-    }
-}
-
-/// A process of `colo-vm`.
-struct Side {
-    process: Child,
-    qmp: PathBuf,
-    console: PathBuf,
-    log: PathBuf,
-}
-
-impl Drop for Side {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Side {
-    fn ask(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_colo-vm"));
-        command.args(words).arg("--qmp").arg(format!("unix:{}", self.qmp.display())).output().unwrap()
-    }
-
-    fn status(&self) -> Option<Value> {
-        let output = self.ask(&["status", "--json"]);
-        let said: Value = serde_json::from_slice(&output.stdout).ok()?;
-        Some(said["x-checkpoints"].clone()).filter(Value::is_object)
-    }
-
-    /// Waits until so many checkpoints are complete.
-    fn level(&self, epoch: u64) {
-        until("the checkpoint", || {
-            let now = |status: &Value| matches!(status["phase"].as_str(), Some("level" | "checkpoint"));
-            self.status().filter(now).filter(|status| status["epoch"].as_u64() >= Some(epoch))
-        });
-    }
-
-    /// Waits for a phase.
-    fn phase(&self, phase: &str) -> Value {
-        until(phase, || self.status().filter(|status| status["phase"] == phase))
-    }
-
-    fn take_over(&self) {
-        let output = self.ask(&["takeover"]);
-        assert!(output.status.success(), "{output:?}\n{}", self.log());
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process), signal).unwrap();
-    }
-
-    fn printed(&self) -> Vec<u8> {
-        fs::read(&self.console).unwrap_or_default()
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
-    }
-
-    /// What it says from now on is the alphabet.
-    fn goes_on(&self) {
-        let before = self.printed().len();
-        let said = until("a letter", || Some(self.printed()).filter(|said| said.len() > before + 20));
-        in_order(&said[before..]);
-    }
+/// What it says from now on is the alphabet.
+fn goes_on(side: &Side) {
+    let before = side.printed().len();
+    let said = until("a letter", || Some(side.printed()).filter(|said| said.len() > before + 20));
+    in_order(&said[before..]);
 }
 
 /// Each letter follows the one before it.
@@ -192,7 +50,7 @@ fn in_order(said: &[u8]) {
 
 #[test]
 fn a_guest_whose_secondary_stands_goes_on_there() {
-    let place = Place::new();
+    let place = counting();
     let secondary = place.secondary(&["--mode", "periodic"]);
     let mut primary = place.primary(&["--mode", "periodic"]);
     primary.level(20);
@@ -204,7 +62,7 @@ fn a_guest_whose_secondary_stands_goes_on_there() {
     assert_eq!(secondary.phase("alone")["reason"], "request");
     // A fence may say it twice.
     secondary.take_over();
-    secondary.goes_on();
+    goes_on(&secondary);
     // It goes on from a letter that the primary was at, or was about to say.
     let (said, goes_on) = (primary.printed(), secondary.printed());
     in_order(&said);
@@ -213,30 +71,30 @@ fn a_guest_whose_secondary_stands_goes_on_there() {
 
 #[test]
 fn a_guest_that_runs_on_both_sides_goes_on_there() {
-    let place = Place::new();
+    let place = counting();
     let secondary = place.secondary(&["--mode", "colo", "--packing", "delta"]);
     let mut primary = place.primary(&["--mode", "colo", "--packing", "delta"]);
     primary.level(50);
     assert_eq!(secondary.status().unwrap()["phase"].as_str().map(|phase| phase != "lost"), Some(true));
     primary.process.kill().unwrap();
     secondary.phase("lost");
-    secondary.goes_on();
+    goes_on(&secondary);
     secondary.take_over();
-    secondary.goes_on();
+    goes_on(&secondary);
 }
 
 #[test]
 fn a_primary_goes_on_alone_and_meets_its_secondary_again() {
-    let place = Place::new();
+    let place = counting();
     let primary = place.primary(&[]);
-    primary.goes_on();
+    goes_on(&primary);
     for _ in 0..3 {
         let mut secondary = place.secondary(&[]);
         primary.level(5);
         secondary.process.kill().unwrap();
         secondary.process.wait().unwrap();
         primary.phase("connecting");
-        primary.goes_on();
+        goes_on(&primary);
     }
     let secondary = place.secondary(&[]);
     primary.level(5);
@@ -245,13 +103,13 @@ fn a_primary_goes_on_alone_and_meets_its_secondary_again() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(primary.phase("alone")["reason"], "request");
     secondary.phase("lost");
-    primary.goes_on();
+    goes_on(&primary);
     in_order(&primary.printed());
 }
 
 #[test]
 fn a_primary_that_stands_is_noticed() {
-    let place = Place::new();
+    let place = counting();
     let secondary = place.secondary(&["--peer-timeout", "500"]);
     let primary = place.primary(&["--peer-timeout", "500"]);
     primary.level(3);
@@ -259,14 +117,14 @@ fn a_primary_that_stands_is_noticed() {
     let lost = secondary.phase("lost");
     assert!(lost["error"].as_str().unwrap().contains("heartbeat"), "{lost}");
     secondary.take_over();
-    secondary.goes_on();
+    goes_on(&secondary);
 }
 
 /// A primary that slept: its secondary gave it up, holds what it had, and gets what has changed since.
 #[test]
 fn a_link_that_comes_back_costs_no_second_sync() {
     for mode in ["periodic", "colo"] {
-        let place = Place::new();
+        let place = counting();
         let words = ["--mode", mode, "--peer-timeout", "500"];
         let secondary = place.secondary(&words);
         let mut primary = place.primary(&words);
@@ -302,14 +160,14 @@ fn a_link_that_comes_back_costs_no_second_sync() {
         primary.process.kill().unwrap();
         secondary.phase("lost");
         secondary.take_over();
-        secondary.goes_on();
+        goes_on(&secondary);
         in_order(&primary.printed());
     }
 }
 
 #[test]
 fn a_guest_that_ends_ends_on_both_sides() {
-    let place = Place::new();
+    let place = counting();
     let mut secondary = place.secondary(&[]);
     let mut primary = place.primary(&[]);
     primary.level(3);
@@ -321,7 +179,7 @@ fn a_guest_that_ends_ends_on_both_sides() {
 /// A host that cannot run its guest any more is what a secondary is for.
 #[test]
 fn a_machine_that_fails_is_a_lost_primary() {
-    let place = Place::of(FAILING);
+    let place = Place::new(&elf(FAILING));
     let mut secondary = place.secondary(&["--mode", "periodic"]);
     let mut primary = place.primary(&["--mode", "periodic"]);
     assert_eq!(primary.process.wait().unwrap().code(), Some(1), "{}", primary.log());
@@ -333,7 +191,7 @@ fn a_machine_that_fails_is_a_lost_primary() {
 
 #[test]
 fn a_guest_that_cannot_be_restored_does_not_end_its_secondary() {
-    let place = Place::new();
+    let place = counting();
     let mut secondary = place.secondary(&[]);
     until("its socket", || secondary.status());
     let file = place.path("state");
@@ -348,7 +206,7 @@ fn a_guest_that_cannot_be_restored_does_not_end_its_secondary() {
 /// One that takes over by itself does so for a host that is gone, and for no other reason.
 #[test]
 fn nobody_takes_over_from_a_primary_that_lives() {
-    let place = Place::new();
+    let place = counting();
     let alone = ["--on-peer-loss", "take-over", "--peer-timeout", "500"];
     let secondary = place.secondary(&alone);
     let mut primary = place.primary(&["--peer-timeout", "500"]);
@@ -361,12 +219,12 @@ fn nobody_takes_over_from_a_primary_that_lives() {
     until("another session", || primary.status().filter(twice));
     primary.process.kill().unwrap();
     secondary.phase("alone");
-    secondary.goes_on();
+    goes_on(&secondary);
 }
 
 #[test]
 fn a_primary_that_goes_on_alone_is_not_taken_over_from() {
-    let place = Place::new();
+    let place = counting();
     let secondary = place.secondary(&["--on-peer-loss", "take-over"]);
     let primary = place.primary(&[]);
     primary.level(3);
@@ -376,7 +234,7 @@ fn a_primary_that_goes_on_alone_is_not_taken_over_from() {
     assert!(primary.ask(&["takeover", "--force"]).status.success());
     let lost = secondary.phase("lost");
     assert!(lost["error"].as_str().unwrap().contains("goes on alone"), "{lost}");
-    primary.goes_on();
+    goes_on(&primary);
     let saved = primary.ask(&["save", place.path("state").to_str().unwrap()]);
     assert!(saved.status.success(), "{saved:?}");
     // It has not taken over, or this would have nothing to do.
@@ -387,7 +245,7 @@ fn a_primary_that_goes_on_alone_is_not_taken_over_from() {
 
 #[test]
 fn who_is_somebody_else_is_refused_and_disturbs_nobody() {
-    let place = Place::new();
+    let place = counting();
     let secondary = place.secondary(&[]);
     let primary = place.primary(&[]);
     primary.level(3);
@@ -408,7 +266,7 @@ fn who_is_somebody_else_is_refused_and_disturbs_nobody() {
 /// A primary that is started again boots a guest of its own: what the secondary keeps is all that is left of the other.
 #[test]
 fn the_guest_of_a_lost_primary_is_not_replaced_by_another() {
-    let place = Place::new();
+    let place = counting();
     let secondary = place.secondary(&[]);
     let mut primary = place.primary(&[]);
     primary.level(3);
@@ -429,13 +287,13 @@ fn the_guest_of_a_lost_primary_is_not_replaced_by_another() {
     });
     secondary.phase("lost");
     secondary.take_over();
-    secondary.goes_on();
+    goes_on(&secondary);
     in_order(&primary.printed());
 }
 
 #[test]
 fn a_guest_of_another_kind_is_refused_before_anything_is_sent() {
-    let place = Place::new();
+    let place = counting();
     let _secondary = place.secondary(&["--cpus", "2"]);
     let primary = place.primary(&[]);
     let status = until("a refusal", || primary.status().filter(|status| status["error"].is_string()));
@@ -446,19 +304,19 @@ fn a_guest_of_another_kind_is_refused_before_anything_is_sent() {
 
 #[test]
 fn a_primary_hears_that_it_was_taken_over_from() {
-    let place = Place::new();
+    let place = counting();
     let secondary = place.secondary(&[]);
     let primary = place.primary(&[]);
     primary.level(3);
     assert!(secondary.ask(&["takeover", "--force"]).status.success());
-    secondary.goes_on();
+    goes_on(&secondary);
     until("a word", || primary.log().contains("goes on alone, as somebody has told it").then_some(()));
 }
 
 /// One that beats less often than it is listened for would be taken for dead.
 #[test]
 fn two_of_another_rhythm_do_not_meet() {
-    let place = Place::new();
+    let place = counting();
     let _secondary = place.secondary(&[]);
     let primary = place.primary(&["--heartbeat-interval", "300"]);
     let status = until("a refusal", || primary.status().filter(|status| status["error"].is_string()));
@@ -468,7 +326,7 @@ fn two_of_another_rhythm_do_not_meet() {
 
 #[test]
 fn an_empty_secondary_does_not_take_over() {
-    let place = Place::new();
+    let place = counting();
     let secondary = place.secondary(&[]);
     until("its socket", || secondary.status());
     let output = secondary.ask(&["takeover"]);
@@ -481,15 +339,15 @@ fn an_empty_secondary_does_not_take_over() {
 
 #[test]
 fn a_guest_is_saved_and_goes_on_from_the_file() {
-    let place = Place::new();
+    let place = counting();
     let guest = place.side("guest", "run", &[]);
-    guest.goes_on();
+    goes_on(&guest);
     let file = place.path("state");
     let output = guest.ask(&["save", file.to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");
-    guest.goes_on();
+    goes_on(&guest);
     let restored = place.side("restored", "run", &["--restore", file.to_str().unwrap()]);
-    restored.goes_on();
+    goes_on(&restored);
     in_order(&restored.printed());
     drop(restored);
     // It is refused by a machine that is another one, with a reason.

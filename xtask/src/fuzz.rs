@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use std::process::Command;
 
 /// The targets, in the order in which they run.
-const TARGETS: [&str; 14] = [
+const TARGETS: [&str; 17] = [
     "packet",
     "engine",
     "translate",
@@ -24,6 +24,9 @@ const TARGETS: [&str; 14] = [
     "stream_load",
     "checkpoint_primary",
     "checkpoint_secondary",
+    "replication_bitmap",
+    "nbd_server",
+    "nbd_client",
 ];
 const DIR: &str = "tests/fuzz";
 

@@ -1,5 +1,6 @@
 //! What the fuzz targets share.
 //!
+//! * [`disk`] is a disk in memory, to be served.
 //! * [`frames`] builds valid frames of a few flows, which an input then cuts, mixes and bends.
 //! * [`guest`] is a guest's view of a virtio device on a PCI bus.
 //! * [`model`] says what translation between two kernels' numbers comes to.
@@ -8,6 +9,7 @@
 //! * [`tables`] reads ACPI tables as an operating system does.
 //! * [`watch`] is a sink that knows what must never come out of the engine.
 
+pub mod disk;
 pub mod frames;
 pub mod guest;
 pub mod model;

@@ -16,6 +16,7 @@
 //! image does itself. Images compose, since a place found in an image below is as good as one's own.
 
 pub mod engine;
+pub mod follow;
 pub mod lock;
 mod open;
 pub mod qcow2;
@@ -148,4 +149,23 @@ pub(crate) fn inside(image: &dyn Image, offset: u64, len: u64) -> io::Result<()>
 /// The descriptor of an event, to wait for.
 pub(crate) fn event_fd(event: &vmm_sys_util::eventfd::EventFd) -> std::os::fd::BorrowedFd<'_> {
     sys::event(event)
+}
+
+/// What Linux calls a guest's disk of this number, from 0: `vda`, after `vdz` comes `vdaa`.
+pub fn guest_name(number: usize) -> String {
+    let letter = |digit: usize| char::from(b'a' + (digit % 26) as u8);
+    match number.checked_sub(26) {
+        None => format!("vd{}", letter(number)),
+        Some(rest) => format!("vd{}{}", letter(rest / 26), letter(rest)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_are_called_as_the_guest_calls_them() {
+        assert_eq!([0, 25, 26, 27].map(guest_name), ["vda", "vdz", "vdaa", "vdab"]);
+    }
 }

@@ -14,8 +14,10 @@
 //! * [`protocol`]: the messages, and for each side a type per phase. [`link`]: how they get there.
 //! * [`ram`]: pages on their way. [`package`]: everything else of a guest, as bytes.
 //! * [`primary`], [`secondary`]: what each side does. [`orders`]: what it is told. [`output`]: who waits for it.
+//! * [`disks`]: those, as a checkpoint sees them.
 //! * [`turns`]: a session, or a save. [`status`]: what can be seen of all that.
 
+pub mod disks;
 pub mod link;
 pub mod orders;
 pub mod output;
@@ -28,6 +30,7 @@ pub mod status;
 pub mod turns;
 
 use crate::control::{ControlError, Event};
+use disks::Disks;
 use orders::{Order, Post};
 use protocol::hello::Held;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -83,12 +86,13 @@ pub struct Handle {
     board: Arc<Board>,
     post: Post,
     now: Now,
+    disks: Arc<dyn Disks>,
 }
 
 impl Handle {
     /// Of the side that has these.
-    pub fn new(board: Arc<Board>, post: Post, now: Now) -> Self {
-        Self { board, post, now }
+    pub fn new(board: Arc<Board>, post: Post, now: Now, disks: Arc<dyn Disks>) -> Self {
+        Self { board, post, now, disks }
     }
 
     /// Asks for a checkpoint because of what was seen just now. This is what a comparator calls.
@@ -153,7 +157,7 @@ const OVER: &str = "this guest has no peer any more";
 
 impl crate::control::Colo for Handle {
     fn status(&self) -> Status {
-        self.board.read()
+        Status { disks: self.disks.status(), ..self.board.read() }
     }
 
     fn set_delay(&self, delay: Duration) -> Result<(), ControlError> {

@@ -7,6 +7,7 @@
 pub use super::protocol::hello::Mode;
 pub use super::protocol::merge::Cause;
 
+use super::disks;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -158,6 +159,9 @@ pub struct Status {
     pub missed_beats: u64,
     /// Peers that were refused.
     pub refused: u64,
+    /// The disks that the guest can write.
+    #[serde(default)]
+    pub disks: Vec<disks::Status>,
 }
 
 /// Where a session writes and others read.
@@ -193,6 +197,7 @@ impl Board {
             pages: 0,
             missed_beats: 0,
             refused: 0,
+            disks: Vec::new(),
         };
         Self(Mutex::new(Inner { status, stood: VecDeque::new() }))
     }

@@ -5,6 +5,7 @@
 //!   cut ─► what the secondary says it holds ────────────┘ but for what its own guest has written since
 //! ```
 
+use super::disks::NoDisks;
 use super::output::Unheld;
 use super::primary::{Copier, Parts, SessionError as PrimaryError, Source};
 use super::protocol::hello::Block;
@@ -175,12 +176,14 @@ proptest! {
             packing,
             board: here.board.clone(),
             output: Arc::new(Unheld),
+            disks: Arc::new(NoDisks),
             now: Now::default(),
+            step: Duration::from_mins(2),
         });
         let tracker = dirty::choose(&there.vm).unwrap();
         let staged = Staged::with_bound(blocks, None, 64 << 20).unwrap();
         let theirs = there.vm.ram().clone();
-        let mut sink = Sink::new(there.freezer.clone(), theirs, staged, tracker, Mode::Periodic, there.board.clone());
+        let mut sink = Sink::new(there.freezer.clone(), theirs, staged, tracker, Mode::Periodic, there.board.clone(), Arc::new(NoDisks));
         let holding = sink.holding();
         // The oracle: what the primary was, at each checkpoint.
         let mut copies = BTreeMap::new();

@@ -22,8 +22,9 @@ use crate::checkpoint::{Handle, Now, Told};
 use crate::config::{self, Background, Colo, Config, Peer};
 use crate::dirty;
 use crate::machine::Machine;
+use crate::replication as disks;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
@@ -35,16 +36,27 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// What has to be opened before the process is confined.
 #[derive(Debug)]
 pub(super) struct Opened {
-    place: Place,
+    pub(super) place: Place,
     tls: Option<Tls>,
     /// What both sides must have alike.
     machine: String,
 }
 
 #[derive(Debug)]
-enum Place {
-    Primary { peer: Peer, addresses: Vec<SocketAddr> },
-    Secondary { listener: TcpListener, spill: Option<Spill> },
+pub(super) enum Place {
+    Primary {
+        peer: Peer,
+        addresses: Vec<SocketAddr>,
+        settings: disks::primary::Settings,
+        disks: Vec<disks::primary::Opened>,
+    },
+    Secondary {
+        listener: TcpListener,
+        spill: Option<Spill>,
+        /// Where disks spill to.
+        directory: Option<PathBuf>,
+        disks: Vec<disks::secondary::Opened>,
+    },
 }
 
 impl Opened {
@@ -58,12 +70,22 @@ impl Opened {
         });
         let tls = tls.transpose()?;
         let place = match &colo.side {
-            config::Side::Primary { peer, .. } => {
-                Place::Primary { addresses: peer.resolve()?, peer: peer.clone() }
-            }
+            config::Side::Primary { peer, sync, force } => Place::Primary {
+                addresses: peer.resolve()?,
+                peer: peer.clone(),
+                settings: disks::primary::Settings {
+                    peer: peer.clone(),
+                    tls: tls.clone(),
+                    how: (*sync).into(),
+                    word: *force,
+                },
+                disks: Vec::new(),
+            },
             config::Side::Secondary { listen, spill, .. } => Place::Secondary {
                 listener: socket::listen(listen.address())?,
                 spill: spill.as_deref().map(Spill::new).transpose()?,
+                directory: spill.clone(),
+                disks: Vec::new(),
             },
         };
         Ok(Self { place, tls, machine: machine(colo, config)? })
@@ -78,6 +100,8 @@ pub(super) struct Working {
     /// Whether it may be saved.
     pub(super) turns: Turns,
     thread: JoinHandle<()>,
+    /// A primary's disks, whose records are closed at the end.
+    closes: Option<Arc<disks::primary::Disks>>,
 }
 
 impl Working {
@@ -99,7 +123,6 @@ impl Working {
         let (orders, post) = Orders::new();
         let now = Now::default();
         let turns = Turns::default();
-        let handle = Handle::new(board.clone(), post, now.clone());
         let told = Told::new(role, machine.teller());
         let tracker = dirty::choose(&vm)?;
         let millis = |millis: config::Millis| Duration::from_millis(millis.get().into());
@@ -109,8 +132,10 @@ impl Working {
             Patience { step: millis(colo.phase_timeout), idle: Duration::MAX, ..Patience::default() };
         let hello = hello(colo, words, &blocks)?;
         let sandbox = machine.sandbox();
-        let thread = match place {
-            Place::Primary { peer, addresses } => {
+        let (handle, closes, thread) = match place {
+            Place::Primary { peer, addresses, settings, disks } => {
+                let disks = Arc::new(disks::primary::Disks::new(disks, settings));
+                let handle = Handle::new(board.clone(), post, now.clone(), disks.clone());
                 // A tenth: with what is written until it is seen the secondary stays below its eighth.
                 let most = blocks.bytes() / PAGE as u64 / 10;
                 let source = Source::new(primary::Parts {
@@ -121,7 +146,9 @@ impl Working {
                     packing: colo.packing.into(),
                     board: board.clone(),
                     output: Arc::new(Unheld),
+                    disks: disks.clone(),
                     now,
+                    step: patience.step,
                 });
                 let settings = primary::Settings {
                     peer,
@@ -140,12 +167,15 @@ impl Working {
                     turns: turns.clone(),
                     after,
                 };
-                primary::start(settings, source, orders, board, told, &sandbox)?
+                let thread = primary::start(settings, source, orders, board, told, &sandbox)?;
+                (handle, Some(disks), thread)
             }
-            Place::Secondary { listener, spill } => {
+            Place::Secondary { listener, spill, disks, .. } => {
+                let disks = Arc::new(disks::secondary::Disks::new(disks, tls.clone()));
+                let handle = Handle::new(board.clone(), post, now, disks.clone());
                 let staged = Staged::new(blocks, spill)?;
-                let sink =
-                    Sink::new(machine.freezer(), ram, staged, tracker, colo.mode.into(), board.clone());
+                let (mode, freezer) = (colo.mode.into(), machine.freezer());
+                let sink = Sink::new(freezer, ram, staged, tracker, mode, board.clone(), disks.clone());
                 let holding = sink.holding();
                 let control = machine.control();
                 let on_loss = match colo.side {
@@ -156,16 +186,16 @@ impl Working {
                     settings: secondary::Settings { patience, rhythm, on_loss },
                     sink,
                     listener,
-                    terms: Terms::new(hello, holding, tls),
+                    terms: Terms::new(hello, holding, disks, tls),
                     orders,
                     board,
                     told,
                     quit: Quit::new(move || control.quit()),
                 };
-                secondary::start(parts, &sandbox)?
+                (handle, None, secondary::start(parts, &sandbox)?)
             }
         };
-        Ok(Self { handle, turns, thread })
+        Ok(Self { handle, turns, thread, closes })
     }
 
     /// The guest has ended in order: a primary says so to its secondary. If a machine fails this is not called, and
@@ -178,6 +208,9 @@ impl Working {
         }
         if self.thread.is_finished() && self.thread.join().is_err() {
             tracing::error!("the thread of the pair has died of a bug");
+        }
+        if let Some(disks) = self.closes {
+            disks.close();
         }
     }
 }
@@ -223,8 +256,10 @@ fn hello(colo: &Colo, machine: String, blocks: &Blocks) -> Result<Hello, Failure
         session: 0,
         held: Held::default(),
         run: checkpoint::unique(),
+        epochs: 0,
         vm: colo.vm_id.clone(),
         machine,
         blocks: blocks.iter().map(block).collect::<Result<_, _>>()?,
+        disks: Vec::new(),
     })
 }

@@ -4,9 +4,10 @@
 //!   Config ── disks, nets, rng ──► opened ──► Setup ──► Machine::new ──► confined ──► Assembled
 //! ```
 
-use super::level::{Opened, Working};
+use super::disks::{Ready, open};
+use super::level::{Opened, Place, Working};
 use super::{Assembled, Ended, Failure, Launch};
-use crate::block::{self, Format, Image};
+use crate::block::{Image, guest_name};
 use crate::checkpoint::status::Role;
 use crate::checkpoint::turns::InTurn;
 use crate::config::{self, Cache, Config, Dirty};
@@ -17,6 +18,7 @@ use crate::devices::rng::Rng;
 use crate::kvm::Tracking;
 use crate::machine::files::{self, RestoreError};
 use crate::machine::{Begin, BootFiles, ExitReason, Machine, Setup};
+use crate::replication::history::History;
 use crate::sandbox::Kind;
 use crate::virtio::Device;
 use std::fs::File;
@@ -28,9 +30,10 @@ use std::thread::JoinHandle;
 /// Makes a machine of what is configured.
 pub fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
     let Launch { config, colo, restore, console, confinement } = launch;
-    let opened = colo.map(|colo| Opened::new(colo, config)).transpose()?;
+    let mut opened = colo.map(|colo| Opened::new(colo, config)).transpose()?;
     let restore = restore.map(open_state).transpose()?;
-    let Devices { devices, blocks } = Devices::open(config)?;
+    let place = opened.as_mut().map(|opened| &mut opened.place);
+    let Devices { on_bus: devices, blocks, histories } = Devices::open(config, place)?;
     let boot = BootFiles {
         kernel: config.kernel.clone(),
         initrd: config.initrd.clone(),
@@ -71,6 +74,7 @@ pub fn assemble(launch: Launch<'_>) -> Result<Assembled, Failure> {
         sandbox: machine.sandbox(),
         run: Box::new(move || {
             let ended = machine.run();
+            drop(histories);
             if let Some(restored) = restored {
                 restored.outcome()?;
             }
@@ -131,63 +135,46 @@ impl Restoring {
 }
 
 /// What is on the PCI bus: cards, disks, randomness, in this order, so that a disk that is added moves no card.
-#[derive(Default)]
 struct Devices {
-    devices: Vec<Box<dyn Device>>,
+    on_bus: Vec<Box<dyn Device>>,
     blocks: Vec<BlockInfo>,
+    /// Records of disks that nobody follows.
+    histories: Vec<History>,
 }
 
 impl Devices {
-    fn open(config: &Config) -> Result<Self, Failure> {
-        let mut all = Self::default();
+    fn open(config: &Config, mut place: Option<&mut Place>) -> Result<Self, Failure> {
+        let mut all = Self { on_bus: Vec::new(), blocks: Vec::new(), histories: Vec::new() };
         for net in &config.nets {
             let tap = Tap::attach(net.tap.as_str(), net.queues.into())?;
-            all.devices.push(Box::new(Net::new(tap, net.mac.bytes(), None)));
+            all.on_bus.push(Box::new(Net::new(tap, net.mac.bytes(), None)));
         }
         for (number, disk) in config.disks.iter().enumerate() {
             let image = open(disk)?;
             all.blocks.push(info(number, disk, &image));
             let serial = disk.serial.as_ref().map_or("", config::Serial::as_str);
             let write_through = disk.cache == Cache::Writethrough;
-            all.devices.push(Box::new(Block::new(Disk { write_through, ..Disk::new(image, serial) })));
+            let Ready { image, follower, history } = Ready::new(number, disk, image, &mut place)?;
+            all.histories.extend(history);
+            let disk = Disk { follower, write_through, ..Disk::new(image, serial) };
+            all.on_bus.push(Box::new(Block::new(disk)));
         }
         if config.rng {
-            all.devices.push(Box::<Rng>::default());
+            all.on_bus.push(Box::<Rng>::default());
         }
         Ok(all)
     }
 }
 
-fn open(disk: &config::Disk) -> Result<Arc<dyn Image>, block::OpenError> {
-    block::open(&block::Options {
-        path: disk.path.clone(),
-        format: disk.format.map(|format| match format {
-            config::Format::Raw => Format::Raw,
-            config::Format::Qcow2 => Format::Qcow2,
-        }),
-        read_only: disk.readonly,
-        direct: disk.cache == Cache::None,
-    })
-}
-
 fn info(number: usize, disk: &config::Disk, image: &Arc<dyn Image>) -> BlockInfo {
     BlockInfo {
-        device: name(number),
+        device: guest_name(number),
         file: disk.path.display().to_string(),
         format: image.format().to_string(),
         read_only: image.read_only(),
         size: image.size(),
         write_back: disk.cache != Cache::Writethrough,
         direct: disk.cache == Cache::None,
-    }
-}
-
-/// What Linux calls a disk: `vda`, after `vdz` comes `vdaa`.
-fn name(number: usize) -> String {
-    let letter = |digit: usize| char::from(b'a' + (digit % 26) as u8);
-    match number.checked_sub(26) {
-        None => format!("vd{}", letter(number)),
-        Some(rest) => format!("vd{}{}", letter(rest / 26), letter(rest)),
     }
 }
 
@@ -207,10 +194,5 @@ mod tests {
             let info = info(0, &disk(cache), &image);
             assert_eq!((info.write_back, info.direct, info.size), (write_back, direct, 4096), "{cache}");
         }
-    }
-
-    #[test]
-    fn disks_are_called_as_the_guest_calls_them() {
-        assert_eq!([0, 25, 26, 27].map(name), ["vda", "vdz", "vdaa", "vdab"]);
     }
 }

@@ -10,6 +10,8 @@
 //! What assembles is given as a function, so that this knows a guest by its [`Controls`] alone. The commands
 //! that ask a guest which runs (`save`, `status`, `checkpoint`, `takeover`) know it by its QMP socket alone.
 
+mod disk;
+mod disks;
 mod exit;
 mod inspect;
 mod level;
@@ -105,6 +107,8 @@ enum Command {
     Save(save::Args),
     /// Say how a guest on two hosts is getting on
     Status(status::Args),
+    /// Say how its disks are getting on
+    Disk(disk::Disk),
     /// Make a checkpoint now
     Checkpoint(orders::Checkpoint),
     /// Say that the other host is gone for good: this guest serves
@@ -123,6 +127,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>, assemble: Assemble) -> Ex
             Command::Inspect(args) => args.run(),
             Command::Save(args) => outcome(args.run()),
             Command::Status(args) => outcome(args.run()),
+            Command::Disk(args) => outcome(args.run()),
             Command::Checkpoint(args) => outcome(args.run()),
             Command::Takeover(args) => outcome(args.run()),
         },

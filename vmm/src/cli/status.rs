@@ -1,6 +1,6 @@
 //! `colo-vm status`: how a guest on two hosts is getting on.
 
-mod view;
+pub(super) mod view;
 
 use super::Failure;
 use crate::checkpoint::status::Status;

@@ -24,6 +24,11 @@ pub enum AddressError {
         "{0:?} is no host and port; write HOST:PORT, such as web2.example:9000, 192.0.2.7:9000 or [2001:db8::7]:9000"
     )]
     Peer(String),
+    /// The other host's, of which only the host is said.
+    #[error(
+        "{0:?} is no host and port: missing port; write HOST:PORT, such as web2.example:9000 or [2001:db8::7]:9000"
+    )]
+    NoPort(String),
     /// This host's.
     #[error(
         "{0:?} is no address and port to listen on; write ADDR:PORT, such as 192.0.2.7:9000, 0.0.0.0:9000 or [::]:9000"
@@ -81,8 +86,13 @@ impl FromStr for Peer {
     type Err = AddressError;
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let wrong = || AddressError::Peer(text.to_owned());
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let missing = || AddressError::NoPort(text.to_owned());
+        // What ends with a bracket is an address alone: its colons are its own.
+        let (host, port) = text.rsplit_once(':').filter(|_| !text.ends_with(']')).ok_or_else(missing)?;
+        if port.is_empty() {
+            return Err(missing());
+        }
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
         let port: u16 = port.parse().ok().filter(|&port| digits && port != 0).ok_or_else(wrong)?;
         let host = if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             address.parse::<Ipv6Addr>().map_err(|_| wrong())?.to_string()
@@ -186,7 +196,11 @@ mod tests {
             "a b:1",
         ] {
             let error = text.parse::<Peer>().unwrap_err().to_string();
-            assert!(error.contains("is no host and port; write HOST:PORT"), "{text}: {error}");
+            assert!(error.contains("is no host and port"), "{text}: {error}");
+            assert!(error.contains("; write HOST:PORT, such as"), "{text}: {error}");
+            // One would be looked for in vain in the others.
+            let missing = matches!(text, "" | "web2" | "web2:" | "[::1]");
+            assert_eq!(error.contains("missing port"), missing, "{text}: {error}");
         }
         for text in ["", "9000", ":9000", "web2:9000", "::1:x", "0.0.0.0"] {
             let error = text.parse::<Listen>().unwrap_err().to_string();

@@ -11,6 +11,7 @@ use super::value::words;
 use super::{Listen, Millis, Name, Peer};
 use crate::checkpoint::ram::pack;
 use crate::checkpoint::status;
+use crate::replication::primary::How;
 use clap::Args;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -74,6 +75,28 @@ words! {
     }
 }
 
+words! {
+    /// How a secondary's disk is made equal when nobody knows what differs.
+    DiskSync {
+        /// Everything is sent.
+        Full = "full",
+        /// Both are hashed, and what differs is sent.
+        Verify = "verify",
+        /// They are equal already.
+        None = "none",
+    }
+}
+
+impl From<DiskSync> for How {
+    fn from(sync: DiskSync) -> Self {
+        match sync {
+            DiskSync::Full => Self::Full,
+            DiskSync::Verify => Self::Verify,
+            DiskSync::None => Self::None,
+        }
+    }
+}
+
 impl From<Mode> for status::Mode {
     fn from(mode: Mode) -> Self {
         match mode {
@@ -128,6 +151,10 @@ pub enum Side {
     Primary {
         /// Where the secondary is.
         peer: Peer,
+        /// How a secondary's disk is made equal when nobody knows what differs.
+        sync: DiskSync,
+        /// Whether what is on the secondary's disks may be lost.
+        force: bool,
     },
     /// Its guest is kept level.
     Secondary {
@@ -237,8 +264,17 @@ pub struct ColoDraft {
     /// [default: go-on for a primary, wait for a secondary]
     #[arg(long, value_name = "wait|go-on|take-over", help_heading = HEADING)]
     pub on_peer_loss: Option<PeerLoss>,
+    /// How a primary makes its secondary's disk equal when nobody knows what differs: full, everything is
+    /// sent; verify, both are hashed, and what differs is sent; none, somebody has made them equal, and no
+    /// guest has written to either since [default: full]
+    #[arg(long, value_name = "full|verify|none", help_heading = HEADING)]
+    pub sync: Option<DiskSync>,
+    /// A primary may overwrite what its secondary's disks have and its own have not
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", help_heading = HEADING)]
+    pub sync_force: Option<bool>,
     /// A secondary's directory, on a disk, where pages of a checkpoint that is not complete wait once they are
-    /// more than an eighth of the guest's memory [default: they wait in memory]
+    /// more than an eighth of the guest's memory, and writes to a disk once they are more than 256 MiB
+    /// [default: pages wait in memory, writes are refused]
     #[arg(long, value_name = "DIRECTORY", help_heading = HEADING)]
     pub spill: Option<PathBuf>,
     /// This side's certificate (PEM), with those between it and its CA
@@ -258,7 +294,7 @@ pub struct ColoDraft {
 const HEADING: &str = "The pair";
 
 /// Every key of a file's table `[colo]`.
-pub const COLO_KEYS: [&str; 17] = [
+pub const COLO_KEYS: [&str; 19] = [
     "peer",
     "listen",
     "mode",
@@ -271,6 +307,8 @@ pub const COLO_KEYS: [&str; 17] = [
     "background",
     "dirty",
     "on-peer-loss",
+    "sync",
+    "sync-force",
     "spill",
     "tls-cert",
     "tls-key",
@@ -345,6 +383,8 @@ impl ColoDraft {
             background: self.background.or(base.background),
             dirty: self.dirty.or(base.dirty),
             on_peer_loss: self.on_peer_loss.or(base.on_peer_loss),
+            sync: self.sync.or(base.sync),
+            sync_force: self.sync_force.or(base.sync_force),
             spill: self.spill.or(base.spill),
             tls_cert: self.tls_cert.or(base.tls_cert),
             tls_key: self.tls_key.or(base.tls_key),
@@ -356,8 +396,9 @@ impl ColoDraft {
     /// The primary of a guest of this name.
     pub fn primary(self, name: &Name) -> Result<Colo, ColoError> {
         let peer = self.peer.clone().ok_or(ColoError::NoPeer)?;
+        let (sync, force) = (self.sync.unwrap_or(DiskSync::Full), self.sync_force.unwrap_or(false));
         match self.on_peer_loss {
-            None | Some(PeerLoss::GoOn) => self.finish(Side::Primary { peer }, name),
+            None | Some(PeerLoss::GoOn) => self.finish(Side::Primary { peer, sync, force }, name),
             // None of its output is held back yet, so there would be nothing to wait with.
             Some(written @ (PeerLoss::TakeOver | PeerLoss::Wait)) => {
                 Err(ColoError::PeerLoss { role: "primary", written, right: "go-on" })

@@ -10,8 +10,15 @@ use thiserror::Error;
 
 pub(super) const GRAMMAR: Grammar = Grammar {
     of: "--disk",
-    form: "--disk path=FILE[,format=raw|qcow2][,readonly][,serial=TEXT][,cache=writeback|writethrough|none]",
-    keys: &[("path", None), ("format", None), ("readonly", Some("true")), ("serial", None), ("cache", None)],
+    form: "--disk path=FILE[,format=raw|qcow2][,readonly][,serial=TEXT][,cache=writeback|writethrough|none][,record=FILE]",
+    keys: &[
+        ("path", None),
+        ("format", None),
+        ("readonly", Some("true")),
+        ("serial", None),
+        ("cache", None),
+        ("record", None),
+    ],
 };
 
 /// A disk that makes no sense.
@@ -99,6 +106,8 @@ pub struct Disk {
     /// When a write is done.
     #[serde(default = "Disk::default_cache")]
     pub cache: Cache,
+    /// Where it is kept what the other host of a pair may not have; else beside the image, as `PATH.colo`.
+    pub record: Option<PathBuf>,
 }
 
 impl Disk {
@@ -116,6 +125,7 @@ impl FromStr for Disk {
             readonly: false,
             serial: None,
             cache: Self::default_cache(),
+            record: None,
         };
         for (key, value) in GRAMMAR.parse(text)? {
             let wrong = |error| DiskError::Value { key, error };
@@ -123,6 +133,7 @@ impl FromStr for Disk {
                 "path" => disk.path = value.into(),
                 "format" => disk.format = Some(value.parse().map_err(wrong)?),
                 "serial" => disk.serial = Some(value.parse()?),
+                "record" => disk.record = Some(value.into()),
                 "cache" => disk.cache = value.parse().map_err(wrong)?,
                 _ => disk.readonly = switch(&value).map_err(wrong)?,
             }

@@ -24,7 +24,8 @@ mod value;
 
 pub use address::{AddressError, Listen, Peer};
 pub use colo::{
-    Background, COLO_KEYS, Colo, ColoDraft, ColoError, Dirty, Mode, Packing, PeerLoss, Side, Tls, Trust,
+    Background, COLO_KEYS, Colo, ColoDraft, ColoError, Dirty, DiskSync, Mode, Packing, PeerLoss, Side, Tls,
+    Trust,
 };
 pub use console::{Console, ConsoleError, Endpoint, EndpointError};
 pub use disk::{Cache, Disk, DiskError, Format, Serial};

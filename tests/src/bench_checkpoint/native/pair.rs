@@ -7,6 +7,7 @@
 
 use super::guest;
 use anyhow::{Context as _, Result, anyhow, ensure};
+use colo_vmm::checkpoint::disks::NoDisks;
 use colo_vmm::checkpoint::link::{Rhythm, Terms, socket};
 use colo_vmm::checkpoint::orders::Orders;
 use colo_vmm::checkpoint::output::Unheld;
@@ -98,9 +99,11 @@ fn hello(side: Side, blocks: &Blocks) -> Result<Hello> {
         session: 0,
         held: Held::default(),
         run: 1,
+        epochs: 0,
         vm: "bench".parse()?,
         machine: String::new(),
         blocks: blocks.iter().map(block).collect::<Result<_>>()?,
+        disks: Vec::new(),
     })
 }
 
@@ -119,8 +122,9 @@ pub fn follow() -> Result<()> {
     let (tracker, hello) = (dirty::choose(&vm)?, hello(Side::Secondary, &blocks)?);
     let spill = std::env::args_os().nth(2).map(|directory| Spill::new(directory.as_ref())).transpose()?;
     let staged = Staged::new(blocks, spill)?;
-    let sink = Sink::new(machine.freezer(), ram, staged, tracker, Mode::Periodic, board.clone());
-    let terms = Terms::new(hello, sink.holding(), None);
+    let sink =
+        Sink::new(machine.freezer(), ram, staged, tracker, Mode::Periodic, board.clone(), Arc::new(NoDisks));
+    let terms = Terms::new(hello, sink.holding(), Arc::new(NoDisks), None);
     let listener = socket::listen(([127, 0, 0, 1], 0).into())?;
     writeln!(io::stdout(), "{}", listener.local_addr()?)?;
     let (control, at_end) = (machine.control(), machine.control());
@@ -170,7 +174,7 @@ impl Pair {
         let board = Arc::new(Board::new(Role::Primary, Mode::Periodic, plan.delay));
         let (orders, post) = Orders::new();
         let now = Now::default();
-        let handle = Handle::new(board.clone(), post, now.clone());
+        let handle = Handle::new(board.clone(), post, now.clone(), Arc::new(NoDisks));
         let source = Source::new(primary::Parts {
             freezer: machine.freezer(),
             copier: Copier::new(dirty::choose(&vm)?, &ram, &blocks, plan.packing)?,
@@ -179,7 +183,9 @@ impl Pair {
             packing: plan.packing,
             board: board.clone(),
             output: Arc::new(Unheld),
+            disks: Arc::new(NoDisks),
             now,
+            step: patience().step,
         });
         let settings = primary::Settings {
             peer: Peer::from(address),

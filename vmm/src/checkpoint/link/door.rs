@@ -10,11 +10,13 @@
 //! The session has its own connection and hears nothing of this. A stranger who keeps knocking cannot keep the
 //! primary out: it takes places from itself first.
 
+use super::Quiet;
 use super::greet::{self, GreetError};
 use super::socket::{accept, wait};
 use super::stream::{Hangup, Stream};
 use super::tls::Tls;
 use crate::checkpoint::Holding;
+use crate::checkpoint::disks::Disks;
 use crate::checkpoint::protocol::hello::{Agreed, Answer, Hello, Mismatch, Role};
 use crate::sandbox::{self, Kind};
 use rustix::event::PollFlags;
@@ -33,6 +35,8 @@ pub struct Terms {
     pub ours: Hello,
     /// What it holds, of a primary that it has lost.
     pub holding: Holding,
+    /// Its disks.
+    pub disks: Arc<dyn Disks>,
     /// How it proves who it is.
     pub tls: Option<Tls>,
     /// How long it may take to do all of that.
@@ -43,8 +47,8 @@ pub struct Terms {
 
 impl Terms {
     /// With the usual patience for the usual number.
-    pub fn new(ours: Hello, holding: Holding, tls: Option<Tls>) -> Self {
-        Self { ours, holding, tls, patience: Duration::from_secs(5), places: 16 }
+    pub fn new(ours: Hello, holding: Holding, disks: Arc<dyn Disks>, tls: Option<Tls>) -> Self {
+        Self { ours, holding, disks, tls, patience: Duration::from_secs(5), places: 16 }
     }
 }
 
@@ -121,25 +125,6 @@ struct Knock {
     hangup: Hangup,
 }
 
-/// At most one line in a second: a stranger does not fill the disk.
-#[derive(Debug, Default)]
-struct Quiet {
-    last: Option<Instant>,
-    swallowed: u64,
-}
-
-impl Quiet {
-    /// Whether to speak now, and how many were swallowed.
-    fn speak(&mut self) -> Option<u64> {
-        if self.last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
-            self.swallowed += 1;
-            return None;
-        }
-        self.last = Some(Instant::now());
-        Some(std::mem::take(&mut self.swallowed))
-    }
-}
-
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code that holds it can panic half-way, so a poisoned lock is whole.
@@ -156,7 +141,7 @@ impl Shared {
 
     /// Judges a hello, and takes what it asks for.
     fn judge(self: &Arc<Self>, theirs: &Hello) -> Result<(Agreed, Option<Seat>), (Answer, GreetError)> {
-        let ours = Hello { role: theirs.role, ..self.terms.ours.clone() };
+        let ours = Hello { role: theirs.role, disks: self.terms.disks.known(), ..self.terms.ours.clone() };
         let agreed = ours.compare(theirs).map_err(|error| (Answer::Mismatch, error.into()))?;
         let refused = |answer| (answer, Mismatch::Refused(answer).into());
         let mut state = self.lock();
@@ -188,7 +173,8 @@ impl Shared {
             })?;
         }
         let theirs = greet::receive(&mut stream, until)?;
-        let ours = Hello { role: theirs.role, session: theirs.session, ..self.terms.ours.clone() };
+        let (role, session, disks) = (theirs.role, theirs.session, self.terms.disks.known());
+        let ours = Hello { role, session, disks, ..self.terms.ours.clone() };
         match self.judge(&theirs) {
             Ok((agreed, seat)) => {
                 // The seat is taken: nothing changes this any more before the session does.

@@ -17,6 +17,7 @@
 pub mod door;
 pub mod greet;
 pub mod heartbeat;
+mod quiet;
 pub mod socket;
 pub mod stream;
 pub mod tls;
@@ -24,6 +25,7 @@ pub mod tls;
 pub use door::{Arrival, Door, Seat, Terms};
 pub use greet::{GreetError, dial};
 pub use heartbeat::{Beats, Heartbeat, Lost, Rhythm};
+pub(crate) use quiet::Quiet;
 pub use stream::{Hangup, Stream};
 pub use tls::{Fingerprint, Tls, TlsError, Trust};
 

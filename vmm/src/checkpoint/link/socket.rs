@@ -43,7 +43,7 @@ pub enum SocketError {
 }
 
 /// Waits until one of these can be done, or it is time. What is possible then is still found.
-pub(super) fn wait(socket: &impl AsFd, what: PollFlags, until: Instant) -> io::Result<()> {
+pub(crate) fn wait(socket: &impl AsFd, what: PollFlags, until: Instant) -> io::Result<()> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         // An instant too far away to be expressed is as good as none.
@@ -57,7 +57,8 @@ pub(super) fn wait(socket: &impl AsFd, what: PollFlags, until: Instant) -> io::R
     }
 }
 
-fn new(address: &SocketAddr) -> io::Result<OwnedFd> {
+/// One that is not connected yet, for an address of this family.
+pub(crate) fn new(address: &SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
@@ -102,21 +103,29 @@ pub fn connect(addresses: &[SocketAddr], within: Duration) -> Result<(TcpStream,
 }
 
 fn attempt(address: &SocketAddr, until: Instant) -> io::Result<TcpStream> {
-    let socket = new(address)?;
-    match rustix::net::connect(&socket, address) {
-        Ok(()) => {}
-        Err(Errno::INPROGRESS) => {
-            wait(&socket, PollFlags::OUT, until)?;
-            sockopt::socket_error(&socket)??;
-        }
-        Err(error) => return Err(error.into()),
+    let socket = TcpStream::from(new(address)?);
+    if !begin(&socket, address)? {
+        wait(&socket, PollFlags::OUT, until)?;
     }
-    let socket = TcpStream::from(socket);
-    // One that tries a port of its own host where nobody listens can meet itself there.
-    if socket.local_addr()? == socket.peer_addr()? {
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
+    finish(&socket)?;
     Ok(socket)
+}
+
+/// Begins to connect, and says whether that is done already. Otherwise it is when the socket can be written to.
+pub(crate) fn begin(socket: &TcpStream, address: &SocketAddr) -> Result<bool, Errno> {
+    match rustix::net::connect(socket, address) {
+        Ok(()) => Ok(true),
+        Err(Errno::INPROGRESS) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says how it went.
+pub(crate) fn finish(socket: &TcpStream) -> Result<(), Errno> {
+    sockopt::socket_error(socket)??;
+    // One that tries a port of its own host where nobody listens can meet itself there.
+    let same = Some(rustix::net::getsockname(socket)?) == rustix::net::getpeername(socket)?;
+    if same { Err(Errno::CONNREFUSED) } else { Ok(()) }
 }
 
 /// The next connection, if one waits. It is non-blocking and closed on exec like those that are made here.

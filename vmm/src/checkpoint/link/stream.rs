@@ -6,10 +6,13 @@
 //!                             └ plain: the socket;  TLS: records, then the socket
 //! ```
 //!
+//! `try_receive`, `try_send` and `try_flush` never wait: they are for a thread that waits for something else, too.
 //! One thread uses it; another can hang up ([`Hangup`]), and the first finds the connection ended.
 
 use super::socket::wait;
+use super::tls::Tls;
 use crate::checkpoint::protocol::Channel;
+use crate::config::Peer;
 use rustix::event::PollFlags;
 use rustls::Connection;
 use std::io::{self, BufReader, ErrorKind, IoSlice, Read, Write as _};
@@ -66,8 +69,8 @@ impl Hangup {
 }
 
 impl Stream {
-    /// Without TLS, over a socket that does not block.
-    pub(super) fn plain(socket: TcpStream, peer: Option<SocketAddr>) -> Self {
+    /// Without TLS, over a socket that was set not to block.
+    pub fn plain(socket: TcpStream, peer: Option<SocketAddr>) -> Self {
         Self { socket: Arc::new(socket), peer, tls: None }
     }
 
@@ -88,6 +91,16 @@ impl Stream {
         Ok(self)
     }
 
+    /// Begins TLS, as the side that connected to this host.
+    pub fn secure_to(self, host: &Peer, tls: &Tls, until: Instant) -> io::Result<Self> {
+        self.secure(tls.client(host).map_err(io::Error::other)?.into(), until)
+    }
+
+    /// Begins TLS, as the side that was connected to.
+    pub fn secure_from(self, tls: &Tls, until: Instant) -> io::Result<Self> {
+        self.secure(tls.server().map_err(io::Error::other)?.into(), until)
+    }
+
     /// Who is there, as far as it is known.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
@@ -99,7 +112,7 @@ impl Stream {
     }
 
     /// Takes what is there: nothing yet gives none, no bytes at all is the peer's end.
-    pub(super) fn try_receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub fn try_receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match self.read(buffer) {
             Ok(count) => Ok(Some(count)),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
@@ -112,6 +125,27 @@ impl Stream {
             None => (&*self.socket).read(buffer),
             Some(session) => session.read(&self.socket, buffer),
         }
+    }
+
+    /// Takes over what it can, without waiting: nothing now gives none.
+    pub fn try_send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        loop {
+            let taken = match &mut self.tls {
+                None => (&*self.socket).write_vectored(parts),
+                Some(session) => session.try_write(&self.socket, parts),
+            };
+            match taken {
+                Ok(count) => return Ok(Some(count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Hands on what was taken over, without waiting; says whether all of it is gone.
+    pub fn try_flush(&mut self) -> io::Result<bool> {
+        self.tls.as_mut().map_or(Ok(true), |session| session.try_flush(&self.socket))
     }
 }
 
@@ -218,16 +252,35 @@ impl Session {
         }
     }
 
+    /// Encrypts as much as fits, and hands on as much as the socket takes.
+    fn try_write(&mut self, socket: &TcpStream, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut count = self.connection.writer().write_vectored(parts)?;
+        let all = self.try_flush(socket)?;
+        if count == 0 && all {
+            count = self.connection.writer().write_vectored(parts)?;
+            self.try_flush(socket)?;
+        }
+        if count == 0 && !all { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
+    }
+
     fn flush(&mut self, socket: &TcpStream, until: Instant) -> io::Result<()> {
+        while !self.try_flush(socket)? {
+            wait(socket, PollFlags::OUT, until)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the socket has all of it.
+    fn try_flush(&mut self, socket: &TcpStream) -> io::Result<bool> {
         while self.connection.wants_write() {
             match self.connection.write_tls(&mut &*socket) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => wait(socket, PollFlags::OUT, until)?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

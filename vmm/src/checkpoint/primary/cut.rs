@@ -1,9 +1,11 @@
 //! What is done while the guest stands, and nothing else.
 //!
 //! ```text
-//!   stands ─► state of vCPUs and devices ─► which pages are dirty ─► a copy of those ─► they are clean ─► goes on
+//!   stands ─► the disks' epoch ends ─► state of vCPUs and devices ─► which pages are dirty ─► a copy of those ─► they are clean ─► goes on
 //! ```
 
+use super::session::SessionError;
+use crate::checkpoint::disks::Source;
 use crate::checkpoint::ram::capture::PIECE;
 use crate::checkpoint::ram::pack::Packing;
 use crate::checkpoint::ram::{Blocks, Capture, PAGE};
@@ -221,17 +223,28 @@ fn give<E>(capture: &mut Capture, send: &mut impl FnMut(&[u8], u64) -> Result<()
     Ok(())
 }
 
-/// What a freeze gives back: the copier, and what came of it.
-pub(super) type Frosted = (Box<Copier>, Result<Cut, CutError>);
+/// What a freeze gives back: the copier, and what came of it; none if the disks were not ready for it.
+pub(super) type Frosted = (Box<Copier>, Result<Option<Cut>, SessionError>);
 
 /// The work of a freeze.
 pub(super) fn work(
     mut copier: Box<Copier>,
+    disks: Arc<dyn Source>,
+    epoch: u64,
     told: impl FnOnce() + Send + 'static,
 ) -> impl FnOnce(&mut Frozen<'_>) -> (Frosted, After) + Send + 'static {
     move |frozen| {
-        let cut = copier.cut(frozen);
-        told();
+        let cut = || {
+            // While it stands, what is left can only become less.
+            if !disks.ready()? {
+                return Ok(None);
+            }
+            disks.cut(epoch)?;
+            let cut = copier.cut(frozen);
+            told();
+            Ok(Some(cut?))
+        };
+        let cut = cut();
         ((copier, cut), After::AsBefore)
     }
 }

@@ -15,6 +15,7 @@ mod session;
 pub use cut::{Copier, Cut, CutError};
 pub use session::{Parts, SessionError, Source};
 
+use super::disks::DiskError;
 use super::link::{self, Hangup, Heartbeat, Lost, Rhythm, Stream, Tls};
 use super::orders::{Order, Orders, Post};
 use super::protocol::Patience;
@@ -169,9 +170,12 @@ impl Primary {
         let number = self.session;
         // Two primaries must not take each other's session for their own.
         let session = super::unique();
-        let main = Hello { role: Connection::Main, session, ..hello.clone() };
+        let disks = &self.source.disks;
+        let hello = Hello { session, epochs: disks.epochs(), disks: disks.known(), ..hello.clone() };
+        let main = Hello { role: Connection::Main, ..hello.clone() };
         let (stream, agreed) = link::dial(peer, addresses, tls.as_ref(), &main, MEETING)?;
-        let beat = Hello { role: Connection::Heartbeat, session, ..hello.clone() };
+        disks.meet(&agreed, stream.peer().map(|peer| peer.ip()))?;
+        let beat = Hello { role: Connection::Heartbeat, ..hello };
         let (heart, _) = link::dial(peer, addresses, tls.as_ref(), &beat, MEETING)?;
         let (post, hangup) = (self.orders.post(), stream.hangup());
         self.orders.interrupts(hangup.clone());
@@ -192,6 +196,7 @@ impl Primary {
         });
         let missed = heart.beats().clone();
         let over = self.session(Syncing::new(stream, agreed.limits, self.settings.patience), agreed);
+        self.source.disks.end();
         self.orders.uninterruptible();
         self.board.write(|status| status.missed_beats += missed.missed());
         match over {
@@ -238,7 +243,13 @@ impl Primary {
                 self.told.exit(Reason::Error);
                 // If it is the link that failed the secondary may be back, and hold what it had: writes are still
                 // noted, which costs the guest one fault for each page.
-                let link = matches!(over, Over::Lost(_) | Over::Session(SessionError::Protocol(_)));
+                let link = matches!(
+                    over,
+                    Over::Lost(_)
+                        | Over::Session(
+                            SessionError::Protocol(_) | SessionError::Disk(_) | SessionError::Behind(_)
+                        )
+                );
                 if !link || !self.settings.again {
                     self.source.alone();
                 }
@@ -254,7 +265,10 @@ impl Primary {
         let mut due = Instant::now() + self.settings.delay;
         let (mut look, mut ahead) = (Instant::now() + LOOK, Instant::now() + AHEAD);
         loop {
-            while let Some(causes) = merge.begin() {
+            while merge.wanted()
+                && self.source.disks.ready().map_err(SessionError::from)?
+                && let Some(causes) = merge.begin()
+            {
                 let cause = causes.iter().next().unwrap_or(Cause::Operator);
                 let first = level.epoch() == 1;
                 level = self.source.checkpoint(level, cause)?;
@@ -282,8 +296,15 @@ impl Primary {
                 }
                 None if Instant::now() >= due => {
                     merge.trigger(Cause::Timer, level.epoch());
+                    // The disks may not be ready for it.
+                    due = Instant::now() + LOOK;
                 }
                 None => {
+                    // That they are lost is noticed here.
+                    self.source.disks.ready().map_err(SessionError::from)?;
+                    if self.source.disks.heavy() {
+                        merge.trigger(Cause::Disk, level.epoch());
+                    }
                     let begun = Instant::now();
                     let waiting = self.source.waiting()?;
                     // A fiftieth of the time at most.
@@ -363,6 +384,8 @@ enum Meeting {
     Heart(#[from] io::Error),
     #[error("the guest is being saved")]
     Saving,
+    #[error(transparent)]
+    Disk(#[from] DiskError),
 }
 
 /// A session that is ended in order says so, if it can.

@@ -11,6 +11,7 @@
 
 use super::cut::{Copier, Cut, CutError, work};
 use crate::checkpoint::Now;
+use crate::checkpoint::disks::{self, DiskError};
 use crate::checkpoint::output::Output;
 use crate::checkpoint::package;
 use crate::checkpoint::protocol::hello::Held;
@@ -33,6 +34,9 @@ const FEW: u64 = 512;
 /// The guest writes as fast as the link takes it: more rounds do not help.
 const ROUNDS: u32 = 30;
 
+/// Between two looks how much of a disk is left to be sent.
+const SOON: Duration = Duration::from_millis(1);
+
 /// What is done to a piece that has no base.
 type Pack = for<'a> fn(&'a mut Packer, &Blocks, &'a [u8]) -> (&'a [u8], Packed);
 
@@ -51,6 +55,14 @@ pub enum SessionError {
     /// The reply is none.
     #[error("the secondary's list of pages makes no sense: {0}")]
     Ranges(#[from] RangesError),
+    /// A disk that is not followed any more.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// It is not known what is to be sent of a disk.
+    #[error(
+        "the guest stood for a checkpoint, but its disks' changes were not on their way in {0:?}; see colo-vm disk status"
+    )]
+    Behind(Duration),
     /// The guest has ended.
     #[error(transparent)]
     Guest(#[from] ControlError),
@@ -76,8 +88,12 @@ pub struct Parts {
     pub board: Arc<Board>,
     /// Who holds the guest's output.
     pub output: Arc<dyn Output>,
+    /// Who has the guest's disks.
+    pub disks: Arc<dyn disks::Source>,
     /// The epoch that the guest is in.
     pub now: Now,
+    /// How long disks may take for what a checkpoint needs.
+    pub step: Duration,
 }
 
 /// The guest, as sessions of a primary see it.
@@ -92,7 +108,9 @@ pub struct Source {
     ranges: Buffer,
     board: Arc<Board>,
     output: Arc<dyn Output>,
+    pub(super) disks: Arc<dyn disks::Source>,
     now: Now,
+    step: Duration,
     session: u64,
     known: Known,
 }
@@ -117,10 +135,10 @@ impl Known {
 impl Source {
     /// Made of these.
     pub fn new(parts: Parts) -> Self {
-        let Parts { freezer, copier, ram, blocks, packing, board, output, now } = parts;
+        let Parts { freezer, copier, ram, blocks, packing, board, output, disks, now, step } = parts;
         let (copier, packer, ranges) = (Some(Box::new(copier)), Packer::new(packing), Buffer::new());
         let (session, known) = (0, Known::default());
-        Self { freezer, ram, blocks, copier, packer, ranges, board, output, now, session, known }
+        Self { freezer, ram, blocks, copier, packer, ranges, board, output, disks, now, step, session, known }
     }
 
     /// Begins a session of this number with a secondary that holds this.
@@ -131,7 +149,7 @@ impl Source {
         held: Held,
     ) -> Result<Level<C>, SessionError> {
         self.session = session;
-        if self.known.has(held) {
+        if self.known.has(held) && self.disks.resumes() {
             let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
             copier.resume();
             let changed = copier.look().map_err(CutError::from)?;
@@ -153,6 +171,7 @@ impl Source {
     fn resume<C: Channel>(&mut self, link: Syncing<C>, held: Held) -> Result<Level<C>, SessionError> {
         self.known = Known { loaded: Some((held.session, held.epoch)), sent: None };
         let mut level = link.resume()?.ready()?;
+        self.disks.begin(true)?;
         self.now.set(level.epoch());
         self.board.write(|status| status.phase = Phase::Level);
         let mut sync = Sync { of: self.blocks.bytes() / PAGE as u64, incremental: true, ..Sync::default() };
@@ -204,6 +223,8 @@ impl Source {
         self.board.write(|status| status.epoch = 0);
         let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
         copier.start().map_err(CutError::from)?;
+        // Its connections are let in when the first pages have come.
+        self.disks.begin(false)?;
         let of = self.blocks.bytes() / PAGE as u64;
         let mut sync = Sync { of, ..Sync::default() };
         let mut before = u64::MAX;
@@ -270,6 +291,7 @@ impl Source {
         let mut link = link.request()?.reply(&mut self.ranges)?;
         let (cut, stood) = self.cut(epoch)?;
         let begun = Instant::now();
+        let delivered = begun + self.step;
         let package = package::write(&cut.state)?;
         self.known.sent = Some((self.session, epoch));
         let copier = self.copier.as_mut().ok_or(SessionError::Lost)?;
@@ -292,11 +314,14 @@ impl Source {
             link.ram(&[IoSlice::new(piece)])?;
         };
         drop((base, pieces));
+        // It is the state that makes the epoch one that counts.
+        self.disks.delivered(epoch, delivered)?;
         let link = link.package(&[IoSlice::new(&package)])?.received()?;
         let received = Instant::now();
         self.output.received(epoch);
         let link = link.loaded()?;
         self.output.loaded(epoch);
+        self.disks.level();
         self.known = Known { loaded: self.known.sent, sent: None };
         let ahead = copier.ahead.count();
         copier.loaded();
@@ -323,19 +348,29 @@ impl Source {
         copier.theirs.clear();
         // What makes no sense ends this session, and not the next ones: the copier stays.
         copier.theirs.insert_ranges(self.ranges.bytes())?;
-        let copier = self.copier.take().ok_or(SessionError::Lost)?;
-        let output = self.output.clone();
-        let now = self.now.clone();
-        let work = work(copier, move || {
-            output.cut(epoch);
-            now.set(epoch + 1);
-        });
-        let ((copier, cut), times) = self.freezer.freeze(Time::GoesOn, work)?;
-        self.copier = Some(copier);
-        let cut = cut?;
-        let stop = times.vcpus + times.devices;
-        let stood = Stood { stop, resume: times.resume, total: times.total, ..cut.stood };
-        Ok((cut, stood))
+        let until = Instant::now() + self.step;
+        loop {
+            let copier = self.copier.take().ok_or(SessionError::Lost)?;
+            let (output, now) = (self.output.clone(), self.now.clone());
+            let work = work(copier, self.disks.clone(), epoch, move || {
+                output.cut(epoch);
+                now.set(epoch + 1);
+            });
+            let ((copier, cut), times) = self.freezer.freeze(Time::GoesOn, work)?;
+            self.copier = Some(copier);
+            if let Some(cut) = cut? {
+                let stop = times.vcpus + times.devices;
+                let stood = Stood { stop, resume: times.resume, total: times.total, ..cut.stood };
+                return Ok((cut, stood));
+            }
+            // The guest has written faster than it is sent: what is not on its way is, in a moment.
+            while !self.disks.ready()? {
+                if Instant::now() >= until {
+                    return Err(SessionError::Behind(self.step));
+                }
+                std::thread::sleep(SOON);
+            }
+        }
     }
 
     /// What is held may go: nobody follows.

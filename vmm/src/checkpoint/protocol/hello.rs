@@ -3,22 +3,32 @@
 //! ```text
 //!   0         8          12       16
 //!   │ magic   │ version  │ length │ role · side · mode · answer · capabilities · generation · session · held: session,
-//!   └ be64    └ be32     └ be32   └   epoch, room · run · VM · machine · blocks: count, then each a name and a size
+//!   └ be64    └ be32     └ be32   └   epoch, room · run · epochs · VM · machine · blocks: count, then each a name and
+//!                                     a size · disks
 //! ```
 //!
 //! The primary connects and speaks first. The secondary answers with its own hello in any case, so that both
 //! can say what does not fit, and with a word on whether it takes the connection. Every later field belongs to
 //! the version: another version is refused by its first 16 bytes.
 
+mod bytes;
+pub mod disk;
+mod mismatch;
+
+pub use disk::{DISKS, Disk};
+pub use mismatch::Mismatch;
+
 use super::message::Limits;
+use crate::block::guest_name;
 use crate::config::Name;
+use bytes::{Bytes, put_name};
 use std::fmt;
 use thiserror::Error;
 
 /// What a connection of this protocol begins with.
 pub const MAGIC: u64 = u64::from_be_bytes(*b"COLO-VM\n");
 /// The version of what is in this module and in [`super::message`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// RAM blocks of a guest.
 pub const BLOCKS: usize = 16;
 /// The bytes before those that depend on the version.
@@ -26,7 +36,7 @@ pub const HEAD: usize = 16;
 /// The most that a text which says what a machine is may have, in bytes.
 pub const MACHINE: usize = 1024;
 /// The most that a hello has after those.
-pub const BODY: usize = 4096;
+pub const BODY: usize = 8192;
 
 /// Makes an `enum` of what one byte can say.
 macro_rules! bytes {
@@ -181,6 +191,9 @@ pub struct Hello {
     pub held: Held,
     /// A primary's: which process this is. Another number is another run of the guest, whatever it is called.
     pub run: u64,
+    /// A primary's: how many epochs its earlier sessions had. The epochs of disks are counted on, from session to
+    /// session: the first of this one is the one after.
+    pub epochs: u64,
     /// Which VM.
     pub vm: Name,
     /// What the machine is made of besides its memory, in words; both must say the same. What is longer than
@@ -188,6 +201,8 @@ pub struct Hello {
     pub machine: String,
     /// Its RAM.
     pub blocks: Vec<Block>,
+    /// Its disks.
+    pub disks: Vec<Disk>,
 }
 
 /// What two hellos come to.
@@ -203,6 +218,10 @@ pub struct Agreed {
     pub session: u64,
     /// The primary's.
     pub run: u64,
+    /// The primary's.
+    pub epochs: u64,
+    /// What the peer says of its disks: as many as ours, and as large.
+    pub disks: Vec<Disk>,
     /// The secondary's, if both are of one generation.
     pub held: Held,
     /// How long messages may be.
@@ -248,87 +267,9 @@ pub enum HelloError {
     /// Too many blocks.
     #[error("the peer's guest has {0} RAM blocks, and at most {BLOCKS} can be")]
     Blocks(u8),
-}
-
-/// Two hellos that do not fit. Each says both values.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Mismatch {
-    /// Another VM.
-    #[error("we protect {ours}, and the peer protects {theirs}; give both the same --name, or another port")]
-    Vm {
-        /// Our VM.
-        ours: Name,
-        /// The peer's.
-        theirs: Name,
-    },
-    /// Two primaries, or two secondaries.
-    #[error("both sides are the {0}; one is to be started as primary, the other as secondary")]
-    Side(Side),
-    /// Another kind of connection.
-    #[error(
-        "this is our {ours} connection, and the peer takes it for the {theirs} one; this is a bug of one of the two"
-    )]
-    Role {
-        /// What it is to us.
-        ours: Role,
-        /// What it is to the peer.
-        theirs: Role,
-    },
-    /// A primary that slept through a take-over.
-    #[error(
-        "the primary is of generation {primary}, and the secondary has seen generation {secondary}: the VM has been taken over since; start this primary's host as the secondary"
-    )]
-    Stale {
-        /// The primary's generation.
-        primary: u64,
-        /// The secondary's.
-        secondary: u64,
-    },
-    /// Another session.
-    #[error("our session is {ours:#x}, and the peer's is {theirs:#x}; this heartbeat belongs to another one")]
-    Session {
-        /// Ours.
-        ours: u64,
-        /// The peer's.
-        theirs: u64,
-    },
-    /// Another mode.
-    #[error("our mode is {ours}, and the peer's is {theirs}; give both the same --mode")]
-    Mode {
-        /// Ours.
-        ours: Mode,
-        /// The peer's.
-        theirs: Mode,
-    },
-    /// Another machine.
-    #[error(
-        "the machines differ: ours has {ours}, and the peer's {theirs}; give both the same guest (--cpus, --disk, --net, --rng, --kernel, --initrd, --cmdline)"
-    )]
-    Machine {
-        /// Ours.
-        ours: String,
-        /// The peer's.
-        theirs: String,
-    },
-    /// Another number of blocks.
-    #[error("our guest has {ours} blocks of RAM, and the peer's has {theirs}; give both the same --memory")]
-    BlockCount {
-        /// Ours.
-        ours: usize,
-        /// The peer's.
-        theirs: usize,
-    },
-    /// Another block.
-    #[error("our RAM block is {ours}, and the peer's is {theirs}; give both the same --memory")]
-    Block {
-        /// Ours.
-        ours: Block,
-        /// The peer's.
-        theirs: Block,
-    },
-    /// The secondary does not take the connection.
-    #[error("the secondary refuses: {0}")]
-    Refused(Answer),
+    /// Too many disks.
+    #[error("the peer's guest has {0} disks, and at most {DISKS} can be replicated")]
+    Disks(u8),
 }
 
 impl Hello {
@@ -342,6 +283,7 @@ impl Hello {
         body.extend(self.held.epoch.to_be_bytes());
         body.extend(self.held.room.to_be_bytes());
         body.extend(self.run.to_be_bytes());
+        body.extend(self.epochs.to_be_bytes());
         put_name(&mut body, &self.vm);
         let machine = self.machine.get(..self.machine.floor_char_boundary(MACHINE)).unwrap_or_default();
         body.extend((machine.len() as u16).to_be_bytes());
@@ -352,6 +294,9 @@ impl Hello {
             put_name(&mut body, &block.name);
             body.extend(block.size.to_be_bytes());
         }
+        let disks = self.disks.get(..DISKS).unwrap_or(&self.disks);
+        body.push(disks.len() as u8);
+        disks.iter().for_each(|disk| disk.put(&mut body));
         let mut bytes = MAGIC.to_be_bytes().to_vec();
         bytes.extend(VERSION.to_be_bytes());
         bytes.extend((body.len() as u32).to_be_bytes());
@@ -390,6 +335,7 @@ impl Hello {
             room: bytes.be64("the room for pages")?,
         };
         let run = bytes.be64("the run")?;
+        let epochs = bytes.be64("the epochs before")?;
         let vm = bytes.name("the VM")?;
         let machine = bytes.text("the machine")?;
         let count = bytes.byte("the number of blocks")?;
@@ -398,6 +344,11 @@ impl Hello {
         }
         let block = |_| Ok(Block { name: bytes.name("a block")?, size: bytes.be64("a block's size")? });
         let blocks = (0..count).map(block).collect::<Result<_, _>>()?;
+        let count = bytes.byte("the number of disks")?;
+        if usize::from(count) > DISKS {
+            return Err(HelloError::Disks(count));
+        }
+        let disks = (0..count).map(|_| Disk::take(&mut bytes)).collect::<Result<_, _>>()?;
         if !bytes.0.is_empty() {
             return Err(HelloError::Trailing(bytes.0.len()));
         }
@@ -411,9 +362,11 @@ impl Hello {
             session,
             held,
             run,
+            epochs,
             vm,
             machine,
             blocks,
+            disks,
         })
     }
 
@@ -449,12 +402,21 @@ impl Hello {
         if self.machine != peer.machine {
             return Err(Mismatch::Machine { ours: self.machine.clone(), theirs: peer.machine.clone() });
         }
+        if self.disks.len() != peer.disks.len() {
+            return Err(Mismatch::DiskCount { ours: self.disks.len(), theirs: peer.disks.len() });
+        }
+        if let Some((ours, theirs)) = self.disks.iter().zip(&peer.disks).find(|(a, b)| a.size != b.size) {
+            let disk = guest_name(ours.place.into());
+            return Err(Mismatch::DiskSize { disk, ours: ours.size, theirs: theirs.size });
+        }
         Ok(Agreed {
             mode: self.mode,
             capabilities: self.capabilities.common(peer.capabilities),
             generation: primary.generation,
             session: primary.session,
             run: primary.run,
+            epochs: primary.epochs,
+            disks: peer.disks.clone(),
             held: if primary.generation == secondary.generation {
                 secondary.held
             } else {
@@ -473,54 +435,6 @@ impl Hello {
             Answer::Taken => Err(Mismatch::Session { ours: self.session, theirs: answer.session }),
             refused => Err(Mismatch::Refused(refused)),
         }
-    }
-}
-
-fn put_name(bytes: &mut Vec<u8>, name: &Name) {
-    // A name has at most 64 bytes.
-    bytes.push(name.as_str().len() as u8);
-    bytes.extend(name.as_str().as_bytes());
-}
-
-/// What has not been read yet.
-struct Bytes<'a>(&'a [u8]);
-
-impl<'a> Bytes<'a> {
-    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], HelloError> {
-        let (first, rest) = self.0.split_first_chunk().ok_or(HelloError::Short(field))?;
-        self.0 = rest;
-        Ok(*first)
-    }
-
-    fn byte(&mut self, field: &'static str) -> Result<u8, HelloError> {
-        self.array(field).map(u8::from_be_bytes)
-    }
-
-    fn be32(&mut self, field: &'static str) -> Result<u32, HelloError> {
-        self.array(field).map(u32::from_be_bytes)
-    }
-
-    fn be64(&mut self, field: &'static str) -> Result<u64, HelloError> {
-        self.array(field).map(u64::from_be_bytes)
-    }
-
-    fn text(&mut self, field: &'static str) -> Result<String, HelloError> {
-        let len = usize::from(self.array(field).map(u16::from_be_bytes)?);
-        let (text, rest): (&'a [u8], _) = self.0.split_at_checked(len).ok_or(HelloError::Short(field))?;
-        self.0 = rest;
-        let text = std::str::from_utf8(text).map_err(|_| HelloError::Text(field))?;
-        if len > MACHINE || text.contains(char::is_control) {
-            return Err(HelloError::Text(field));
-        }
-        Ok(text.to_owned())
-    }
-
-    fn name(&mut self, field: &'static str) -> Result<Name, HelloError> {
-        let len = usize::from(self.byte(field)?);
-        let (text, rest): (&'a [u8], _) = self.0.split_at_checked(len).ok_or(HelloError::Short(field))?;
-        self.0 = rest;
-        let text = std::str::from_utf8(text).map_err(|_| HelloError::Name(field))?;
-        text.parse().map_err(|_| HelloError::Name(field))
     }
 }
 

@@ -31,6 +31,8 @@ pub enum Cause {
     Overflow,
     /// So much was written that the secondary would need much memory for it.
     Memory,
+    /// So much was written to a disk, likewise.
+    Disk,
     /// It is time.
     Timer,
     /// Somebody asked.
@@ -39,8 +41,16 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Start, Self::Divergence, Self::Age, Self::Overflow, Self::Memory, Self::Timer, Self::Operator];
+    pub const ALL: [Self; 8] = [
+        Self::Start,
+        Self::Divergence,
+        Self::Age,
+        Self::Overflow,
+        Self::Memory,
+        Self::Disk,
+        Self::Timer,
+        Self::Operator,
+    ];
 
     /// In logs and metrics.
     pub const fn name(self) -> &'static str {
@@ -50,6 +60,7 @@ impl Cause {
             Self::Age => "age",
             Self::Overflow => "overflow",
             Self::Memory => "memory",
+            Self::Disk => "disk",
             Self::Timer => "timer",
             Self::Operator => "operator",
         }

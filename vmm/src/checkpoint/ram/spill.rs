@@ -11,39 +11,15 @@
 //! waits is worth nothing after the process.
 
 use crate::sandbox::{self, Kind};
-use rustix::fs::{Mode, OFlags, fstatfs, open};
+use crate::spill;
+pub use crate::spill::SpillError;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
-use thiserror::Error;
-
-/// `TMPFS_MAGIC` and `RAMFS_MAGIC` (linux/magic.h).
-const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
-
-/// A directory that no such file can be in.
-#[derive(Debug, Error)]
-pub enum SpillError {
-    /// It cannot be made.
-    #[error(
-        "cannot make a file for waiting pages in {directory}: {source}; name a directory with --spill that exists, \
-         can be written, and whose file system has O_TMPFILE (ext4, xfs, btrfs)"
-    )]
-    Open {
-        /// The directory.
-        directory: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It would be memory again.
-    #[error(
-        "{0} is in memory (tmpfs), so that waiting pages would take as much there; name a directory on a disk"
-    )]
-    Memory(PathBuf),
-}
 
 /// How long the file may take for a piece, before it is no help any more.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -60,15 +36,7 @@ pub struct Spill {
 impl Spill {
     /// A new one, in a directory.
     pub fn new(directory: &Path) -> Result<Self, SpillError> {
-        let failed = |source: io::Error| SpillError::Open { directory: directory.to_owned(), source };
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = open(directory, flags, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
-        let system = fstatfs(&file).map_err(|error| failed(error.into()))?;
-        #[allow(clippy::useless_conversion, reason = "its type differs between targets")]
-        if IN_MEMORY.contains(&i64::from(system.f_type)) {
-            return Err(SpillError::Memory(directory.to_owned()));
-        }
-        Ok(Self::of(file.into(), PATIENCE))
+        Ok(Self::of(spill::open(directory)?, PATIENCE))
     }
 
     pub(super) fn of(file: File, patience: Duration) -> Self {
@@ -197,15 +165,6 @@ impl Clerk {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_is_no_place_for_it_and_what_is_wrong_is_said() {
-        let error = Spill::new(Path::new("/nowhere")).unwrap_err().to_string();
-        assert!(error.contains("/nowhere") && error.contains("--spill"), "{error}");
-        // A file system in memory is there on every host where programs have threads.
-        let error = Spill::new(Path::new("/dev/shm")).unwrap_err();
-        assert!(matches!(&error, SpillError::Memory(at) if at == Path::new("/dev/shm")), "{error}");
-    }
 
     #[test]
     fn a_disk_that_hangs_is_not_waited_for_and_may_come_back() {

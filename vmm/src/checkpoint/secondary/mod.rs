@@ -139,6 +139,10 @@ pub fn start(parts: Parts, sandbox: &Sandbox) -> io::Result<JoinHandle<()>> {
         // Its threads enter what this one has entered.
         match Door::open(listener, terms) {
             Ok((door, arrivals)) => {
+                if let Err(error) = sink.disks.start() {
+                    tracing::error!("this secondary cannot work: {error}");
+                    return (quit.0)();
+                }
                 let door = Some(door);
                 let (early, heart, session) = (None, None, 0);
                 Secondary {
@@ -222,6 +226,7 @@ impl Secondary {
             status.sync = super::status::Sync { of, ..super::status::Sync::default() };
         });
         self.orders.interrupts(stream.hangup());
+        self.sink.disks.meet(agreed, stream.peer().map(|peer| peer.ip()));
         let over = self.session(stream, agreed);
         self.orders.uninterruptible();
         let abandoned = self.sink.abandon();

@@ -11,6 +11,7 @@
 //! ```
 
 use crate::checkpoint::Holding;
+use crate::checkpoint::disks::{self, DiskError};
 use crate::checkpoint::package;
 use crate::checkpoint::protocol::hello::Held;
 use crate::checkpoint::protocol::secondary::{
@@ -50,6 +51,9 @@ pub enum SessionError {
     /// Pages cannot be put into memory: the guest is no whole one any more.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// The guest's disks.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The guest has ended.
     #[error(transparent)]
     Guest(#[from] ControlError),
@@ -124,6 +128,8 @@ pub struct Sink {
     package: Buffer,
     ranges: Vec<u8>,
     board: Arc<Board>,
+    /// Who has the guest's disks.
+    pub(super) disks: Arc<dyn disks::Sink>,
     /// Pages of this epoch that were sent ahead.
     ahead: u64,
     /// Their bytes.
@@ -151,6 +157,7 @@ impl Sink {
         tracker: Box<dyn Tracker>,
         mode: Mode,
         board: Arc<Board>,
+        disks: Arc<dyn disks::Sink>,
     ) -> Self {
         let (mine, late) = (PageSet::new(&ram), PageSet::new(&ram));
         let of = mine.capacity();
@@ -166,6 +173,7 @@ impl Sink {
             package,
             ranges,
             board,
+            disks,
             ahead: 0,
             ahead_bytes: 0,
             level: false,
@@ -237,6 +245,7 @@ impl Sink {
                     if !self.level || self.holding.get().epoch == 0 {
                         return Err(SessionError::Unheld);
                     }
+                    self.disks.resume()?;
                     self.board.write(|status| {
                         status.phase = Phase::Level;
                         status.sync.incremental = true;
@@ -293,6 +302,7 @@ impl Sink {
         let epoch = received.epoch();
         let (copy, resume, load) = self.become_level(epoch)?;
         let link = received.loaded()?;
+        self.disks.level();
         let stood = Stood { stop: stopped, log: Duration::ZERO, copy, state, resume, total: begun.elapsed() };
         let (ahead, ahead_bytes) = (std::mem::take(&mut self.ahead), std::mem::take(&mut self.ahead_bytes));
         self.board.complete(Epoch {
@@ -353,9 +363,11 @@ impl Sink {
         let begun = Instant::now();
         let mut pages = self.pages.take().ok_or(SessionError::Lost)?;
         let colo = self.mode == Mode::Colo;
+        let disks = self.disks.clone();
         let ((pages, done, copy), times) = self.freezer.freeze(Time::GoesOn, move |frozen| {
             let begun = Instant::now();
             let done = pages.apply(frozen.ram());
+            disks.checkpoint(epoch);
             let after = if colo && done.is_ok() { After::Run } else { After::Hold };
             ((pages, done, begun.elapsed()), after)
         })?;
@@ -375,7 +387,7 @@ impl Sink {
             self.board.write(|status| status.epoch = 0);
         }
         self.unmake();
-        Ok(())
+        Ok(self.disks.replace()?)
     }
 
     /// Stands the guest still, if it does not yet.
@@ -394,6 +406,7 @@ impl Sink {
         if let Some(pages) = &mut self.pages {
             pages.staged.discard();
         }
+        self.disks.fail();
         if self.held && self.level && self.mode == Mode::Colo {
             self.freezer.freeze(Time::GoesOn, |_| ((), After::Run))?;
             self.held = false;
@@ -410,6 +423,7 @@ impl Sink {
         {
             tracing::warn!(%error, "the guest's writes are still noted, which slows it down");
         }
+        self.disks.promote();
         // Whatever it did: it stood between checkpoints, ran, or was paused by somebody.
         self.freezer.freeze(Time::GoesOn, |_| ((), After::Run))?;
         self.held = false;

@@ -8,7 +8,9 @@
 //!     …
 //! ```
 
+use crate::checkpoint::disks::Phase as Disk;
 use crate::checkpoint::status::{Epoch, Mode, Phase, Reason, Role, Status, Stood};
+use crate::cli::disk::state;
 use colo_proxy::control::render::clean;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
@@ -70,6 +72,15 @@ pub(super) fn text(name: &str, guest: &str, status: Option<&Status>) -> String {
             status.sessions, status.missed_beats, status.refused
         ),
     );
+    for disk in &status.disks {
+        let trouble = disk.trouble.as_deref().map_or_else(String::new, |text| format!("; {}", clean(text)));
+        let more = match disk.phase {
+            Disk::Connecting | Disk::Syncing => format!("; {} to be sent", Bytes(disk.unsent)),
+            Disk::Committing => format!("; {} to be written", Bytes(disk.left)),
+            _ => String::new(),
+        };
+        row(&format!("disk {}", clean(&disk.device)), format!("{}{more}{trouble}", state(disk.phase)));
+    }
     if let Some(error) = status.error.as_deref() {
         // Before the first session there was no end: it is why there is none yet.
         row(if status.reason == Reason::None { "so far" } else { "last end" }, clean(error));
@@ -145,7 +156,7 @@ impl fmt::Display for Time {
     }
 }
 
-struct Bytes(u64);
+pub(in crate::cli) struct Bytes(pub(in crate::cli) u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -25,7 +25,10 @@ fn secondary(words: &str) -> Result<Colo, ColoError> {
 #[test]
 fn what_is_not_said_has_a_default_that_follows_the_mode_and_the_side() {
     let colo = primary("").unwrap();
-    assert_eq!(colo.side, Side::Primary { peer: "web2:9000".parse().unwrap() });
+    assert_eq!(
+        colo.side,
+        Side::Primary { peer: "web2:9000".parse().unwrap(), sync: DiskSync::Full, force: false }
+    );
     assert_eq!((colo.mode, colo.delay.get(), colo.vm_id.as_str()), (Mode::Colo, 20_000, "guest"));
     assert_eq!(
         (colo.heartbeat.get(), colo.peer_timeout.get(), colo.phase_timeout.get()),

@@ -5,6 +5,7 @@ use super::state::BlockState;
 use super::worker::{Handle, Worker};
 use crate::block::Image;
 use crate::block::engine::Choice;
+use crate::block::follow::Follower;
 use crate::virtio::{Activation, Device, DeviceError, DeviceState, Kind, Mismatch};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -15,6 +16,8 @@ use virtio_queue::QueueState;
 pub struct Disk {
     /// Where its bytes are.
     pub image: Arc<dyn Image>,
+    /// Who hears of what the guest changes.
+    pub follower: Option<Arc<dyn Follower>>,
     /// What the guest reads as its serial number; 20 bytes at most count.
     pub serial: String,
     /// How many queues the guest may use; an image whose places move has one.
@@ -29,7 +32,14 @@ pub struct Disk {
 impl Disk {
     /// A disk with one queue.
     pub fn new(image: Arc<dyn Image>, serial: impl Into<String>) -> Self {
-        Self { image, serial: serial.into(), queues: 1, engine: Choice::Best, write_through: false }
+        Self {
+            image,
+            follower: None,
+            serial: serial.into(),
+            queues: 1,
+            engine: Choice::Best,
+            write_through: false,
+        }
     }
 }
 

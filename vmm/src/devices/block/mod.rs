@@ -11,6 +11,7 @@
 //! What goes wrong with a request is its status, and the guest's matter. A ring that is broken stops its
 //! queue until the driver resets the device.
 
+mod buffers;
 mod config;
 mod device;
 mod request;
@@ -18,6 +19,7 @@ mod running;
 mod state;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod worker;
 
 pub use device::{Block, Disk};

@@ -5,16 +5,16 @@
 //!                 └─ done here, or failed ────────────────────────────────────────────┴─► left = 0: used
 //! ```
 
+use super::buffers::Buffers;
 use super::config::{MAX_RANGE, MAX_RANGES, SECTOR};
-use super::request::{Kind, Request, gather, part, scatter};
+use super::request::{Kind, Request, gather, scatter};
 use super::worker::{Command, Worker};
-use crate::block::engine::{Act, Done, Engine, Operation, Span};
-use crate::block::{Access, Place, event_fd};
+use crate::block::engine::{Act, Done, Engine, Span};
+use crate::block::event_fd;
+use crate::block::follow::Followed;
 use crate::virtio::throttle::{self, Gate};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::fs::File;
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
@@ -26,7 +26,7 @@ use vmm_sys_util::eventfd::EventFd;
 /// What a request comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Status {
+pub(super) enum Status {
     Ok = VIRTIO_BLK_S_OK as u8,
     Error = VIRTIO_BLK_S_IOERR as u8,
     Unsupported = VIRTIO_BLK_S_UNSUPP as u8,
@@ -34,15 +34,19 @@ enum Status {
 
 /// A request that was begun.
 #[derive(Debug)]
-struct Pending {
-    request: Request,
+pub(super) struct Pending {
+    pub(super) request: Request,
+    /// What it moves bytes from or to.
+    pub(super) buffers: Option<Buffers>,
+    /// What somebody who follows the disk waits for.
+    pub(super) followed: Option<Followed>,
     /// How many operations are in flight for it.
-    left: usize,
+    pub(super) left: usize,
     /// How many bytes the kernel was to move for it, and has.
-    expected: usize,
+    pub(super) expected: usize,
     moved: usize,
     /// How many bytes were written into the driver's buffers.
-    written: usize,
+    pub(super) written: usize,
     status: Status,
     /// Whether it has to be made stable after.
     sync: bool,
@@ -50,11 +54,11 @@ struct Pending {
 
 /// A worker at work.
 pub(super) struct Running {
-    worker: Worker,
-    engine: Box<dyn Engine>,
-    pending: Vec<Option<Pending>>,
+    pub(super) worker: Worker,
+    pub(super) engine: Box<dyn Engine>,
+    pub(super) pending: Vec<Option<Pending>>,
     free: Vec<usize>,
-    done: Vec<Done>,
+    pub(super) done: Vec<Done>,
     /// Set when the ring makes no sense: nothing is popped until a reset.
     broken: bool,
     signal: bool,
@@ -217,8 +221,17 @@ impl Running {
     fn begin(&mut self, request: Request) {
         let Some(slot) = self.free.pop() else { return };
         let sync = self.worker.write_through && matches!(request.kind, Kind::Write | Kind::WriteZeroes);
-        let pending =
-            Pending { request, left: 1, expected: 0, moved: 0, written: 0, status: Status::Ok, sync };
+        let pending = Pending {
+            request,
+            buffers: None,
+            followed: None,
+            left: 1,
+            expected: 0,
+            moved: 0,
+            written: 0,
+            status: Status::Ok,
+            sync,
+        };
         self.pending[slot] = Some(pending);
         let status = match self.act(slot) {
             Ok(status) => status,
@@ -237,8 +250,7 @@ impl Running {
         match kind {
             Kind::Read | Kind::Write => {
                 let Some(offset) = self.range(sector, len as u64) else { return Ok(Status::Error) };
-                let data = pending.request.data.clone();
-                self.transfer(slot, kind, &data, offset)
+                self.transfer(slot, kind, offset)
             }
             Kind::Flush => self.sync(slot),
             Kind::GetId => {
@@ -267,82 +279,10 @@ impl Running {
         (len.is_multiple_of(SECTOR) && end <= self.worker.image.size()).then_some(offset)
     }
 
-    fn transfer(&mut self, slot: usize, kind: Kind, data: &[Span], offset: u64) -> io::Result<Status> {
-        let write = kind == Kind::Write;
-        if write && self.worker.image.read_only() {
-            return Ok(Status::Error);
-        }
-        let len: usize = data.iter().map(|span| span.len).sum();
-        if let Some(pending) = &mut self.pending[slot] {
-            pending.written = if write { 0 } else { len };
-        }
-        if !self.worker.fits(offset, data) {
-            return self.transfer_here(write, data, offset);
-        }
-        let mut at = 0;
-        while at < len {
-            let access = if write { Access::Write } else { Access::Read };
-            let here = offset + at as u64;
-            let (place, found) = self.worker.image.find(here, (len - at) as u64, access)?;
-            let piece = (len - at).min(usize::try_from(found).unwrap_or(usize::MAX)).max(1);
-            let spans = if piece == len { data.to_vec() } else { part(data, at, piece) };
-            match place {
-                // Small clusters may begin where a large-blocked host disk has no block.
-                Place::File { offset, .. } if !self.worker.fits(offset, &spans) => {
-                    self.transfer_here(write, &spans, here)?;
-                }
-                Place::File { file, offset } => {
-                    let act = if write { Act::Write } else { Act::Read };
-                    self.push(slot, act, file, offset, spans)?;
-                }
-                Place::Zeroes if !write => self.worker.zero(&spans)?,
-                Place::Elsewhere | Place::Zeroes => {
-                    self.transfer_here(write, &spans, here)?;
-                }
-            }
-            at += piece;
-        }
-        Ok(Status::Ok)
-    }
-
-    /// Reads or writes on this thread.
-    fn transfer_here(&self, write: bool, spans: &[Span], offset: u64) -> io::Result<Status> {
-        if write {
-            self.worker.write_here(spans, offset)?;
-        } else {
-            self.worker.read_here(spans, offset)?;
-        }
-        Ok(Status::Ok)
-    }
-
-    /// Hands an operation of a request to the engine.
-    fn push(
-        &mut self,
-        slot: usize,
-        act: Act,
-        file: Arc<File>,
-        offset: u64,
-        spans: Vec<Span>,
-    ) -> io::Result<()> {
-        while self.engine.in_flight() >= self.engine.depth() {
-            self.engine.wait()?;
-            // What it belongs to is looked at later: a request is not ended while another begins.
-            self.engine.reap(&mut self.done);
-        }
-        let len: usize = spans.iter().map(|span| span.len).sum();
-        let ram = self.worker.ram.clone();
-        self.engine.push(Operation { act, file, offset, ram, spans, token: slot as u64 })?;
-        if let Some(pending) = &mut self.pending[slot] {
-            pending.left += 1;
-            pending.expected += len;
-        }
-        Ok(())
-    }
-
     /// Makes stable what was written.
     fn sync(&mut self, slot: usize) -> io::Result<Status> {
         if let Some(file) = self.worker.image.settle()? {
-            self.push(slot, Act::Sync, file, 0, Vec::new())?;
+            self.push(slot, Act::Sync, file, 0, Buffers { ram: self.worker.ram.clone(), spans: Vec::new() })?;
         }
         Ok(Status::Ok)
     }
@@ -382,13 +322,25 @@ impl Running {
             }
         }
         for (offset, len, unmap) in ranges {
-            if kind == Kind::Discard {
-                self.worker.image.discard(offset, len)?;
-            } else {
-                self.worker.image.write_zeroes(offset, len, unmap)?;
-            }
+            self.clear(kind, offset, len, unmap)?;
         }
         Ok(Status::Ok)
+    }
+
+    /// Discards or zeroes a range. Where somebody follows, both must end alike: what is discarded becomes zeros.
+    fn clear(&self, kind: Kind, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        let Worker { image, follower, .. } = &self.worker;
+        let Some(follower) = follower else {
+            return match kind {
+                Kind::Discard => image.discard(offset, len),
+                _ => image.write_zeroes(offset, len, unmap),
+            };
+        };
+        let unmap = unmap || kind == Kind::Discard;
+        let followed = follower.zeroes(offset, len, unmap);
+        let outcome = image.write_zeroes(offset, len, unmap);
+        follower.done(followed, outcome.is_ok());
+        outcome
     }
 
     /// Takes what the engine has done.
@@ -442,8 +394,11 @@ impl Running {
             let status = self.sync(slot).unwrap_or(Status::Error);
             return self.one_less(slot, status);
         }
-        if let Some(pending) = self.pending[slot].take() {
+        if let Some(mut pending) = self.pending[slot].take() {
             self.free.push(slot);
+            if let (Some(follower), Some(followed)) = (&self.worker.follower, pending.followed.take()) {
+                follower.done(followed, pending.status == Status::Ok);
+            }
             let _ = self.worker.ram.write_obj(pending.status as u8, pending.request.status);
             self.used(pending.request.head, pending.written as u32 + 1);
         }
@@ -454,9 +409,10 @@ impl Running {
     fn repeat(&mut self, slot: usize) -> Status {
         let Some(Some(pending)) = self.pending.get_mut(slot) else { return Status::Error };
         pending.expected = pending.moved;
-        let (write, data) = (pending.request.kind == Kind::Write, pending.request.data.clone());
+        let Some(buffers) = pending.buffers.clone() else { return Status::Error };
+        let write = pending.request.kind == Kind::Write;
         let offset = pending.request.sector * SECTOR;
-        self.transfer_here(write, &data, offset).unwrap_or_else(|error| {
+        self.transfer_here(write, &buffers, offset).unwrap_or_else(|error| {
             complain(&error.to_string());
             Status::Error
         })

@@ -8,8 +8,9 @@
 
 use super::device::Disk;
 use super::running::Running;
-use crate::block::engine::{self, Choice, Engine, Span};
-use crate::block::{Image, plain, zero};
+use crate::block::Image;
+use crate::block::engine::{self, Choice, Engine};
+use crate::block::follow::Follower;
 use crate::irq::Interrupt;
 use crate::memory::GuestRam;
 use crate::sandbox::{self, Kind};
@@ -20,8 +21,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use virtio_queue::{Queue, QueueState, QueueT};
-use vm_memory::bitmap::Bitmap;
-use vm_memory::{GuestMemoryBackend, VolatileSlice};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// What a worker is told.
@@ -110,6 +109,7 @@ impl Drop for Handle {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) image: Arc<dyn Image>,
+    pub(super) follower: Option<Arc<dyn Follower>>,
     pub(super) serial: String,
     pub(super) index: u16,
     pub(super) queue: Queue,
@@ -127,10 +127,11 @@ impl Worker {
         interrupt: &Arc<dyn Interrupt>,
         write_through: bool,
     ) -> Self {
-        let (image, serial) = (disk.image.clone(), disk.serial.clone());
+        let Disk { image, follower, serial, .. } = disk.clone();
         let ActiveQueue { index, queue, kick } = queue;
         Self {
             image,
+            follower,
             serial,
             index,
             queue,
@@ -151,44 +152,5 @@ impl Worker {
             tracing::info!(queue = self.index, engine = engine.name(), "disk queue served");
         }
         Ok(engine)
-    }
-
-    fn slices<T>(&self, spans: &[Span], act: impl FnOnce(&[VolatileSlice<'_>]) -> T) -> io::Result<T> {
-        let slice = |span: &Span| self.ram.get_slice(span.address, span.len).map(|slice| plain(&slice));
-        let slices = spans.iter().map(slice).collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
-        Ok(act(&slices))
-    }
-
-    /// Marks what was written into memory behind the back of its accessors.
-    pub(super) fn mark(&self, spans: &[Span]) {
-        for span in spans {
-            if let Ok(slice) = self.ram.get_slice(span.address, span.len) {
-                slice.bitmap().mark_dirty(0, span.len);
-            }
-        }
-    }
-
-    pub(super) fn read_here(&self, spans: &[Span], offset: u64) -> io::Result<()> {
-        let outcome = self.slices(spans, |slices| self.image.read(slices, offset))?;
-        self.mark(spans);
-        outcome
-    }
-
-    pub(super) fn write_here(&self, spans: &[Span], offset: u64) -> io::Result<()> {
-        self.slices(spans, |slices| self.image.write(slices, offset))?
-    }
-
-    pub(super) fn zero(&self, spans: &[Span]) -> io::Result<()> {
-        self.slices(spans, zero)?;
-        self.mark(spans);
-        Ok(())
-    }
-
-    /// Whether the kernel takes these buffers as they are.
-    pub(super) fn fits(&self, offset: u64, spans: &[Span]) -> bool {
-        let mask = u64::from(self.image.alignment()) - 1;
-        // Guest memory is mapped at pages, so its addresses are aligned as the host's are.
-        mask == 0
-            || offset & mask == 0 && spans.iter().all(|span| (span.address.0 | span.len as u64) & mask == 0)
     }
 }

@@ -3,6 +3,7 @@
 use super::super::greet::{GreetError, dial};
 use super::super::{Arrival, Door, Seat, Stream, Terms, Tls, Trust, socket};
 use crate::checkpoint::Holding;
+use crate::checkpoint::disks::NoDisks;
 use crate::checkpoint::protocol::hello::{
     Agreed, Answer, Block, Capabilities, Held, Hello, Mode, Role, Side,
 };
@@ -11,6 +12,7 @@ use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, I
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -28,9 +30,11 @@ pub(super) fn hello(side: Side) -> Hello {
         session: 77,
         held: Held::default(),
         run: 1,
+        epochs: 0,
         machine: String::new(),
         vm: "guest".parse().unwrap(),
         blocks: vec![Block { name: "pc.ram".parse().unwrap(), size: 64 << 20 }],
+        disks: Vec::new(),
     }
 }
 
@@ -94,7 +98,7 @@ pub(super) fn door(terms: Terms) -> (Door, Receiver<Arrival>, SocketAddr) {
 }
 
 pub(super) fn terms(tls: Option<Tls>) -> Terms {
-    Terms { patience: LONG, ..Terms::new(hello(Side::Secondary), Holding::default(), tls) }
+    Terms { patience: LONG, ..Terms::new(hello(Side::Secondary), Holding::default(), Arc::new(NoDisks), tls) }
 }
 
 pub(super) fn knock(at: SocketAddr, tls: Option<&Tls>, ours: &Hello) -> Result<(Stream, Agreed), GreetError> {

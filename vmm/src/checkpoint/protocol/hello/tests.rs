@@ -16,12 +16,22 @@ fn hello(side: Side) -> Hello {
         session: 0x5e55,
         held: Held { session: 0x01d, epoch: 40, room: 1 << 20 },
         run: 0xace,
+        epochs: 12,
         vm: name("web-1"),
         machine: "2 vCPUs; disk vda".to_owned(),
         blocks: vec![
             Block { name: name("pc.ram"), size: 3 << 30 },
             Block { name: name("pc.ram.high"), size: 1 << 30 },
         ],
+        disks: vec![Disk {
+            place: 1,
+            port: 9001,
+            size: 8 << 30,
+            own: 5,
+            peer: 4,
+            dirty: true,
+            ..Disk::default()
+        }],
     }
 }
 
@@ -66,6 +76,11 @@ fn each_mismatch_says_both_values_and_what_to_do() {
         ),
         (Hello { blocks: vec![], ..theirs() }, ["has 2 blocks", "peer's has 0", "--memory"]),
         (Hello { blocks: small, ..theirs() }, ["pc.ram of 3221225472", "pc.ram of 1073741824", "--memory"]),
+        (Hello { disks: vec![], ..theirs() }, ["has 1 disks", "peer's has 0", "--disk"]),
+        (
+            Hello { disks: vec![Disk { size: 7, ..theirs().disks[0] }], ..theirs() },
+            ["vdb has 8589934592", "peer's 7", "qemu-img resize"],
+        ),
         (Hello { session: 1, ..theirs() }, ["0x5e55", "0x1", "another"]),
         (Hello { answer: Answer::Busy, ..theirs() }, ["refuses", "a session already", "end that one"]),
         (
@@ -91,14 +106,14 @@ fn bytes_that_are_no_hello_are_told_apart() {
     let head = |bytes: Vec<u8>| Hello::body_len(*bytes.first_chunk().unwrap()).unwrap_err();
     assert_eq!(head(b"GET / HTTP/1.1\r\n".to_vec()), HelloError::Magic(u64::from_be_bytes(*b"GET / HT")));
     assert_eq!(head(with(8, &9u32.to_be_bytes())), HelloError::Version(9));
-    assert_eq!(head(with(12, &4097u32.to_be_bytes())), HelloError::Length(4097));
+    assert_eq!(head(with(12, &8193u32.to_be_bytes())), HelloError::Length(8193));
     assert_eq!(head(with(12, &u32::MAX.to_be_bytes())), HelloError::Length(u32::MAX));
     for (at, field) in [(16, "Role"), (17, "Side"), (18, "Mode"), (19, "Answer")] {
         assert_eq!(parse(&with(at, &[99])), Err(HelloError::Number { field, number: 99 }));
     }
-    assert_eq!(parse(&with(73, b"\x1b[2J")), Err(HelloError::Name("the VM")));
-    assert_eq!(parse(&with(80, b"\x1b[2J")), Err(HelloError::Text("the machine")));
-    assert_eq!(parse(&with(97, &[17])), Err(HelloError::Blocks(17)));
+    assert_eq!(parse(&with(81, b"\x1b[2J")), Err(HelloError::Name("the VM")));
+    assert_eq!(parse(&with(88, b"\x1b[2J")), Err(HelloError::Text("the machine")));
+    assert_eq!(parse(&with(105, &[17])), Err(HelloError::Blocks(17)));
     let body = &good[HEAD..];
     assert_eq!(Hello::from_body(&[body, &[0, 0]].concat()), Err(HelloError::Trailing(2)));
     for len in 0..body.len() {
@@ -113,6 +128,7 @@ fn the_largest_hello_can_be_read() {
         vm: name(&"x".repeat(64)),
         machine: "m".repeat(MACHINE),
         blocks: (0..BLOCKS).map(block).collect(),
+        disks: vec![Disk { own: u128::MAX, ..Disk::default() }; DISKS],
         ..hello(Side::Primary)
     };
     assert_eq!(parse(&largest.to_bytes()), Ok(largest.clone()));
@@ -131,9 +147,10 @@ proptest! {
 
     #[test]
     fn a_hello_is_read_as_it_was_written(
-        vm in "[a-z][a-z0-9._-]{0,63}", generation: u64, session: u64, held: [u64; 4], capabilities: u32, choice in 0..10usize,
+        vm in "[a-z][a-z0-9._-]{0,63}", generation: u64, session: u64, held: [u64; 5], capabilities: u32, choice in 0..10usize,
         machine in "[^\\p{Cc}]{0,300}",
         blocks in prop::collection::vec(("[a-z][a-z.]{0,20}", any::<u64>()), 0..=BLOCKS),
+        disks in prop::collection::vec(any::<(u8, u16, u64, u128, u128, [bool; 3])>(), 0..=DISKS),
     ) {
         let written = Hello {
             role: Role::ALL[choice % 2],
@@ -145,9 +162,23 @@ proptest! {
             session,
             held: Held { session: held[0], epoch: held[1], room: held[2] },
             run: held[3],
+            epochs: held[4],
             vm: name(&vm),
             machine,
             blocks: blocks.iter().map(|(text, size)| Block { name: name(text), size: *size }).collect(),
+            disks: disks
+                .into_iter()
+                .map(|(place, port, size, own, peer, [alone, dirty, believed])| Disk {
+                    place,
+                    port,
+                    size,
+                    own,
+                    peer,
+                    alone,
+                    dirty,
+                    believed,
+                })
+                .collect(),
         };
         prop_assert_eq!(parse(&written.to_bytes()), Ok(written));
     }

@@ -8,6 +8,7 @@
 //! ```
 
 use super::*;
+use crate::checkpoint::disks::NoDisks;
 use crate::checkpoint::protocol::hello::Block;
 use crate::checkpoint::protocol::{Code, Header, Limits, Patience};
 use crate::checkpoint::ram::records::{CONTINUE, DELTA, EOS, LZ4, PLAIN, ZERO};
@@ -180,7 +181,7 @@ impl Secondary {
         let limits = Limits::of(&[Block { name: "pc.ram".parse().unwrap(), size: blocks.bytes() }]);
         let board = Arc::new(Board::new(Role::Secondary, mode, Duration::ZERO));
         let staged = Staged::new(blocks, None).unwrap();
-        let sink = Sink::new(freezer.clone(), ram, staged, tracker, mode, board);
+        let sink = Sink::new(freezer.clone(), ram, staged, tracker, mode, board, Arc::new(NoDisks));
         Self { sink, limits, freezer, control, thread }
     }
 

@@ -7,10 +7,11 @@ mod pause;
 mod requests;
 
 use super::{Block, Disk};
-use crate::block::Image;
 use crate::block::engine::Choice;
 use crate::block::qcow2::Qcow2;
 use crate::block::raw::Raw;
+use crate::block::{Image, write_at};
+use crate::replication::layers::{Limits, SecondaryDisk};
 use driver::Driver;
 use std::fs::File;
 use std::sync::Arc;
@@ -40,6 +41,20 @@ fn raw(read_only: bool) -> Arc<dyn Image> {
 fn qcow2() -> Arc<dyn Image> {
     let file: Arc<dyn Image> = Arc::new(Raw::new(file(), false, false).unwrap());
     Arc::new(Qcow2::create(file, DISK).unwrap())
+}
+
+/// The disk of a guest that follows another, or of one that did and goes on alone: zeros, some of them on their way
+/// into the image.
+fn secondary(promoted: bool) -> Arc<dyn Image> {
+    let disk = SecondaryDisk::new(raw(false), Limits::default(), None).unwrap();
+    disk.checkpoint(1);
+    for at in (0..DISK).step_by(20480) {
+        write_at(&disk, &mut [0; 4096 + 512], at).unwrap();
+    }
+    if promoted {
+        disk.promote();
+    }
+    Arc::new(disk)
 }
 
 fn disk(image: Arc<dyn Image>, engine: Choice) -> Block {

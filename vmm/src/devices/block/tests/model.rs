@@ -82,7 +82,7 @@ proptest! {
     #[test]
     fn a_disk_is_a_list_of_bytes(acts in acts()) {
         for engine in [Choice::Uring, Choice::Threads] {
-            for image in [raw(false), qcow2()] {
+            for image in [raw(false), qcow2(), secondary(false), secondary(true)] {
                 let mut block = disk(image, engine);
                 let features = crate::virtio::Device::features(&block);
                 let mut driver = Driver::new(&mut block, features);

@@ -1,5 +1,6 @@
 //! A guest that does what a table says, again and again: every access that a driver could make, and those
 //! that none would.
+#![allow(dead_code, reason = "each program of tests uses a part of it")]
 //!
 //! ```text
 //!   0x20_0000 interpreter   0x20_1000 table: (what, where, value) … end
@@ -16,7 +17,7 @@ pub(crate) const MARK: u8 = b'E';
 
 /// Takes three words, and jumps to the handler of the first.
 #[rustfmt::skip]
-const INTERPRETER: [u8; 0x7a] = [
+const INTERPRETER: [u8; 0xa5] = [
     0xbe, 0x00, 0x10, 0x20, 0x00,             // start: mov esi, table
     0x8b, 0x06,                               // next:  mov eax, [esi]
     0x8b, 0x56, 0x04,                         //        mov edx, [esi + 4]
@@ -36,7 +37,12 @@ const INTERPRETER: [u8; 0x7a] = [
     0x89, 0x0a, 0xeb, 0xa1, 0, 0, 0, 0,       //  8: mov [edx], ecx; jmp next
     0x8b, 0x02, 0xeb, 0x99, 0, 0, 0, 0,       //  9: mov eax, [edx]; jmp next
     0xfa, 0xf4, 0xeb, 0xfc, 0, 0, 0, 0,       // 10: cli; hlt; jmp to the cli
-    0x0f, 0x0b,                               // 11: ud2, and nobody handles it
+    0x0f, 0x0b, 0, 0, 0, 0, 0, 0,             // 11: ud2, and nobody handles it
+    0xff, 0x02, 0xeb, 0x81, 0, 0, 0, 0,       // 12: inc dword [edx]; far: jmp next
+    0x89, 0xce, 0xeb, 0xf6, 0, 0, 0, 0,       // 13: mov esi, ecx; jmp far
+    0x66, 0x8b, 0x02, 0x66, 0x3b, 0x01,       // 14: mov ax, [edx]; cmp ax, [ecx]
+    0x75, 0xf8, 0xeb, 0xe8, 0, 0, 0, 0, 0, 0, //     jne 14; jmp far
+    0x66, 0xff, 0x02, 0xeb, 0xdd,             // 16: inc word [edx]; jmp far
 ];
 
 /// Descriptors of the queue that is attacked, and its rings.
@@ -103,6 +109,55 @@ impl Script {
     pub(crate) fn fault(mut self) -> Self {
         self.0.push([11, 0, 0]);
         self
+    }
+
+    /// Adds 1 to 32 bits.
+    pub(crate) fn increment(mut self, address: u32) -> Self {
+        self.0.push([12, address, 0]);
+        self
+    }
+
+    /// Offers the next head of the ring to a device, and waits until that has used it.
+    pub(crate) fn offer_next(mut self, slot: u32) -> Self {
+        self.0.push([16, AVAILABLE + 2, 0]);
+        self = self.notify(slot);
+        self.0.push([14, USED + 2, AVAILABLE + 2]);
+        self
+    }
+
+    /// From here on again and again, instead of from the beginning.
+    pub(crate) fn forever(self, act: impl Fn(Self) -> Self) -> Self {
+        let again = AT + TABLE as u32 + 12 * self.0.len() as u32;
+        let mut all = act(self);
+        all.0.push([13, 0, again]);
+        all
+    }
+
+    /// Numbers the sectors of a disk, from 1, and after each writes how far it is into sector 0; one write after the
+    /// other.
+    pub(crate) fn number_sectors(self, slot: u32) -> Self {
+        const HEADER_0: u32 = HEADER + 0x100;
+        let chain = |script: Self, first: u32, header: u32| {
+            let next = first as u16 + 1;
+            script
+                .write(4, header, 1)
+                .write(4, header + 12, 0)
+                .descriptor(first, header, 16, NEXT, next)
+                .descriptor(first + 1, DATA, 512, NEXT, next + 1)
+                .descriptor(first + 2, STATUS, 1, WRITE, 0)
+        };
+        let script = chain(chain(self.start(slot), 0, HEADER), 3, HEADER_0);
+        let ring =
+            |script: Self, at: usize| script.write(2, AVAILABLE + 4 + 2 * at as u32, at as u32 % 2 * 3);
+        script
+            .times(usize::from(SIZE), ring)
+            .write(4, HEADER + 8, 1)
+            .write(4, HEADER_0 + 8, 0)
+            .write(4, DATA, 1)
+            .forever(|script| {
+                let written = script.offer_next(slot).offer_next(slot);
+                written.increment(DATA).increment(HEADER + 8)
+            })
     }
 
     /// The same, so often.
@@ -190,7 +245,7 @@ impl Script {
 }
 
 /// An ELF file with a PVH note, whose entry is `code`.
-fn elf(code: &[u8]) -> Vec<u8> {
+pub(crate) fn elf(code: &[u8]) -> Vec<u8> {
     let mut image = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     let mut put = |value: u64, len: usize| image.extend(&value.to_le_bytes()[..len]);
     let at = u64::from(AT);
