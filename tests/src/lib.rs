@@ -1,6 +1,7 @@
 //! Fixtures that tests and benchmarks share.
 
 pub mod bench;
+pub mod bench_block;
 pub mod bench_checkpoint;
 pub mod bench_dirty;
 pub mod bench_live;

@@ -13,6 +13,7 @@ const ENGINE_DOC: &str = "docs/benchmarks-engine.md";
 const LIVE_DOC: &str = "docs/benchmarks-live.md";
 const VMM_DOC: &str = "docs/benchmarks-vmm.md";
 const CHECKPOINT_DOC: &str = "docs/benchmarks-checkpoint.md";
+const BLOCK_DOC: &str = "docs/benchmarks-block.md";
 const NATIVE_DOC: &str = "docs/benchmarks-checkpoint-native.md";
 
 #[derive(Subcommand)]
@@ -45,6 +46,12 @@ pub(crate) enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// What replication costs a guest's disk, beside QEMU's, in the lab; writes docs/benchmarks-block.md
+    Block {
+        /// Handed on, such as --rounds N, --subjects pair,qemu-colo, --sync none, --hosts 1
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// The bare engine beside a memory comparison of the same bytes
     Engine {
         /// Handed on to the benchmark
@@ -73,6 +80,11 @@ pub(crate) fn run(what: &What) -> Result<()> {
         What::Checkpoint { native: false, args } => {
             lab::build_released()?;
             bench("bench-checkpoint", &with_doc(args, CHECKPOINT_DOC))
+        }
+        What::Block { args } => {
+            packages::ensure(&packages::LIMITS)?;
+            lab::build_released()?;
+            bench("bench-block", &with_doc(args, BLOCK_DOC))
         }
         What::Engine { args } => bench("bench-engine", &with_doc(args, ENGINE_DOC)),
     }

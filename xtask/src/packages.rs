@@ -41,9 +41,11 @@ pub(crate) const LAB: [Package<'_>; 11] = [
 ];
 
 /// What the VMM's own tests are judged by.
-pub(crate) const JUDGES: [Package<'_>; 4] = [
+pub(crate) const JUDGES: [Package<'_>; 6] = [
     IASL,
-    Package { name: "qemu-utils", why: "qemu-img and qemu-io, which read the disk images that we write" },
+    Package { name: "qemu-utils", why: "qemu-img, qemu-io and qemu-nbd, which know our disk images and NBD" },
+    Package { name: "libnbd-bin", why: "nbdinfo and nbdcopy, clients of our NBD server" },
+    Package { name: "fio", why: "a client of our NBD server that verifies" },
     Package { name: "python3-venv", why: "a place for QEMU's Python package, which speaks QMP" },
     Package { name: "xz-utils", why: "unpacking QEMU's script that reads saved machines" },
 ];
@@ -56,6 +58,12 @@ pub(crate) const MACHINES: [Package<'_>; 5] = [
     Package { name: "mmdebstrap", why: "a Debian guest for the lab" },
     Package { name: "qemu-utils", why: "qemu-img, for the guest's disk" },
     Package { name: "e2fsprogs", why: "mkfs.ext4, for the guest's disk" },
+];
+
+/// What a lab machine measures itself with, beside its guests.
+pub(crate) const LIMITS: [Package<'_>; 2] = [
+    Package { name: "fio", why: "what a lab machine's files do without a guest" },
+    Package { name: "iperf3", why: "what the link between two lab machines carries" },
 ];
 
 /// Makes sure that packages are there. Installs what is missing, as root, and says so.

@@ -6,6 +6,7 @@
 //!   colo-load dirty 10   10 MB of pages are rewritten each second
 //!   colo-load clock 500  clocks never go back, on no CPU, nor ahead by 500 ms at once
 //!   colo-load bank DIR   transfers in a database of sqlite3, whose sums are known
+//!   colo-load files DIR  files made, renamed, overwritten and deleted, each step on the disk before it is told
 //!   colo-load echo 7     gives back over TCP what comes; who sends it checks it
 //!         │
 //!         └─ a line every few seconds, one when "report" is typed, the last at the end
@@ -19,6 +20,7 @@ mod clock;
 mod control;
 mod dirty;
 mod echo;
+mod files;
 mod pattern;
 mod random;
 
@@ -34,6 +36,7 @@ colo-load [--every S] [--until FILE] LOAD
   dirty RATE_MB [REGION_MB]  rewrites pages at a steady rate (MB/s)
   clock LIMIT_MS             reads the clocks on every CPU; a step of more than LIMIT_MS is an error
   bank DIR                   transfers in a database (needs sqlite3)
+  files DIR [ADDRESS:PORT]   changes files step by step; each that is on the disk is told in a datagram
   echo PORT                  gives back over TCP what comes
 
   --every S     a line so often (default 5)
@@ -89,6 +92,8 @@ fn run(words: &[String]) -> Result<Report, String> {
         ["dirty", rate, region] => dirty::dirty(number(rate)?, number(region)?, &mut control("dirty")),
         ["clock", limit] => Ok(clock::clock(Duration::from_millis(number(limit)?), &mut control("clock"))),
         ["bank", dir] => bank::bank(dir.as_ref(), &mut control("bank")),
+        ["files", dir] => files::files(dir.as_ref(), None, &mut control("files")),
+        ["files", dir, outside] => files::files(dir.as_ref(), Some(outside), &mut control("files")),
         ["echo", port] => echo::echo(number(port)?, &mut control("echo")),
         _ => Err(format!("what is asked is not understood: {words:?}\n{USAGE}")),
     }

@@ -52,3 +52,9 @@ fn first_line(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).lines().next()?.to_owned())
 }
+
+/// How many processes of this machine wanted to run, over the last five minutes.
+pub fn load_average() -> f64 {
+    let averages = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    averages.split(' ').nth(1).and_then(|load| load.parse().ok()).unwrap_or_default()
+}

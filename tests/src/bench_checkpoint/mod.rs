@@ -126,9 +126,12 @@ pub struct Round {
 /// Where the two sides are.
 #[derive(Debug)]
 pub struct Place<'a> {
-    primary: &'a Host,
-    secondary: &'a Host,
-    address: &'static str,
+    /// The one that is protected.
+    pub primary: &'a Host,
+    /// The one that takes over.
+    pub secondary: &'a Host,
+    /// Where the first finds the second.
+    pub address: &'static str,
 }
 
 impl<'a> Place<'a> {

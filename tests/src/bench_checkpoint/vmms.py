@@ -108,7 +108,7 @@ class Vmm:
 
     def start(self):
         path = f"/tmp/qmp-{os.getpid()}"
-        process = subprocess.Popen([*self.argv, *self.qmp_words(path)], stdin=subprocess.DEVNULL,
+        process = subprocess.Popen([*self.argv, *self.qmp_words(path)], stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.console, self.process = Console(process), process
         self.qmp = Qmp(path)
@@ -116,6 +116,11 @@ class Vmm:
     def kill(self):
         if self.process:
             self.process.kill()
+
+    def type(self, line):
+        """A line on the guest's console."""
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
 
     def has_ended(self):
         return self.process is not None and self.process.poll() is not None
@@ -193,7 +198,9 @@ def seconds(duration):
 class Ours(Vmm):
     """This repository's. A primary looks for its secondary from its start on; so that the guest has booted
     before it is protected, as QEMU's has, the secondary is started when its primary's guest has: at its gate
-    (the port above) somebody knocks."""
+    somebody knocks. The ports between are those of disks."""
+
+    GATE = 100
 
     PARTS = ["stop", "log", "copy", "state", "resume"]
     # Of a checkpoint, not of its pause.
@@ -208,7 +215,7 @@ class Ours(Vmm):
         return ["--qmp", f"unix:{path}"]
 
     def listen(self, port):
-        gate = socket.create_server(("", int(port) + 1))
+        gate = socket.create_server(("", int(port) + self.GATE))
 
         def open_gate():
             caller, _ = gate.accept()
@@ -228,7 +235,7 @@ class Ours(Vmm):
 
     def protect(self, peer):
         address, _, port = peer.rpartition(":")
-        with socket.create_connection((address, int(port) + 1), PATIENCE) as gate:
+        with socket.create_connection((address, int(port) + self.GATE), PATIENCE) as gate:
             gate.settimeout(PATIENCE)
             # Nothing is said; it closes when the secondary is there.
             gate.recv(1)

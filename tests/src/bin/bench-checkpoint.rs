@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use colo_tests::bench::machine::Machine;
+use colo_tests::bench::machine::{Machine, load_average};
 use colo_tests::bench_checkpoint::report::Page;
 use colo_tests::bench_checkpoint::subject::{Guest, Subject};
 use colo_tests::bench_checkpoint::{LOADS, Place, Round, pair};
@@ -56,7 +56,7 @@ fn main() -> Result<()> {
         ..Options::default()
     })?;
     let place = Place::of(&lab);
-    let before = load();
+    let before = load_average();
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
         let mut all = BTreeMap::<Subject, Round>::new();
@@ -78,7 +78,7 @@ fn main() -> Result<()> {
         hosts: args.hosts,
         software: lab.accel == Accel::Tcg,
         machine: &Machine::look(),
-        load: [before, load()],
+        load: [before, load_average()],
     }
     .text();
     writeln!(std::io::stdout(), "{page}")?;
@@ -86,10 +86,4 @@ fn main() -> Result<()> {
         std::fs::write(doc, page)?;
     }
     Ok(())
-}
-
-/// How many processes of this machine wanted to run, over the last five minutes.
-fn load() -> f64 {
-    let averages = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    averages.split(' ').nth(1).and_then(|load| load.parse().ok()).unwrap_or_default()
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use colo_tests::chaos::{
-    Boot, BootArgs, Guest, Kills, Level, Restores, Trial, in_labs, kills, level, restores,
+    Boot, BootArgs, Disks, Guest, Kills, Level, Restores, Trial, disks, in_labs, kills, level, restores,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,8 @@ Examples:
   cargo xtask chaos checkpoint kills --rounds 500 --labs 2
   cargo xtask chaos checkpoint level --checkpoints 10000
   cargo xtask chaos checkpoint --guest debian --cpus 4 level --mode colo --delay 250 --checkpoints 1000
-  cargo xtask chaos checkpoint --guest debian restore --rounds 20 --rest 5000")]
+  cargo xtask chaos checkpoint --guest debian restore --rounds 20 --rest 5000
+  cargo xtask chaos checkpoint disks --rounds 200 --labs 2 --sync none")]
 struct Cli {
     #[command(flatten)]
     lab: InLab,
@@ -53,6 +54,8 @@ enum What {
     Level(Level),
     /// The guest is saved under load and restored, over and over
     Restore(Restores),
+    /// The primary dies, and what its clients saw is looked for on the secondary's disks (the guest is the Debian)
+    Disks(Disks),
     /// What a lab machine does: the same, here
     #[command(hide = true)]
     Here {
@@ -68,18 +71,14 @@ enum Here {
     Kills(Kills),
     Level(Level),
     Restore(Restores),
+    Disks(Disks),
 }
 
 /// A guest that is restored has missed the time since its last checkpoint, and waits for a busy machine.
 const STEP: Duration = Duration::from_mins(2);
 
 fn main() -> Result<()> {
-    let Cli { lab, what } = Cli::parse();
-    let trial = |number: u8, words: Vec<String>| Trial {
-        name: format!("lab{number}"),
-        words,
-        unstable: lab.unstable,
-    };
+    let Cli { mut lab, what } = Cli::parse();
     let words = |name: &str, options: &[(&str, String)]| {
         let options = options.iter().flat_map(|(name, value)| [format!("--{name}"), value.clone()]);
         [name.to_owned()].into_iter().chain(options).collect::<Vec<_>>()
@@ -107,10 +106,27 @@ fn main() -> Result<()> {
             ];
             vec![words("level", &options); lab.labs.max(1).into()]
         }
+        What::Disks(trial) => {
+            lab.guest = Guest::Debian;
+            (0..lab.labs.max(1))
+                .map(|number| {
+                    let own = [
+                        ("rounds", share(trial.rounds, lab.labs.max(1), number).to_string()),
+                        ("seed", (trial.seed + u64::from(number)).to_string()),
+                    ];
+                    [words("disks", &own), trial.words()].concat()
+                })
+                .collect()
+        }
         What::Restore(Restores { rounds, rest }) => {
             let options = [("rounds", rounds.to_string()), ("rest", rest.to_string())];
             vec![words("restore", &options); lab.labs.max(1).into()]
         }
+    };
+    let trial = |number: u8, words: Vec<String>| Trial {
+        name: format!("lab{number}"),
+        words,
+        unstable: lab.unstable,
     };
     let trials: Vec<Trial> = (1..).zip(trials).map(|(number, words)| trial(number, words)).collect();
     in_labs(&trials, &lab.guest.boot(lab.cpus, lab.dirty)?, Duration::from_mins(lab.minutes))
@@ -123,12 +139,13 @@ fn share(rounds: u32, labs: u8, number: u8) -> u32 {
 }
 
 fn here(boot: &BootArgs, what: &Here) -> Result<()> {
-    let boot = Boot::new(boot.clone(), STEP);
     let dir = Path::new("/tmp/chaos");
     std::fs::create_dir_all(dir).context("cannot make /tmp/chaos")?;
+    let checked = || Boot::new(boot.clone(), STEP);
     match what {
-        Here::Kills(words) => kills(words, &boot, dir),
-        Here::Level(words) => level(words, &boot, dir),
-        Here::Restore(words) => restores(words, &boot, dir),
+        Here::Disks(words) => disks(words, boot.clone(), dir),
+        Here::Kills(words) => kills(words, &checked(), dir),
+        Here::Level(words) => level(words, &checked(), dir),
+        Here::Restore(words) => restores(words, &checked(), dir),
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Where a guest with a card is.
 pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+/// The address of its card where it has to be the same on both hosts.
+const MAC: &str = "02:00:00:00:09:02";
 /// Where it gives back what comes.
 pub(super) const PORT: u16 = 7;
 
@@ -41,8 +43,14 @@ pub struct BootArgs {
 pub struct Boot {
     args: BootArgs,
     loads: Vec<(&'static str, String)>,
-    /// The tap that its card is on.
-    tap: Option<&'static str>,
+    /// A disk with what it does instead of starting a Debian or its loads.
+    script: Option<PathBuf>,
+    /// Images that it writes, with their serial numbers.
+    disks: Vec<(PathBuf, &'static str)>,
+    /// What a card is, for `--net`.
+    card: Option<String>,
+    /// Words for a side of a pair.
+    of_pair: Vec<String>,
 }
 
 impl Boot {
@@ -56,19 +64,45 @@ impl Boot {
         if args.disk.is_some() {
             loads.push(("bank", "bank /var/tmp/bank".to_owned()));
         }
-        Self { args, loads, tap: None }
+        Self { args, loads, script: None, disks: Vec::new(), card: None, of_pair: Vec::new() }
+    }
+
+    /// One that runs a script in the small guest, whose lines about `judges` say whether all is well. The script is
+    /// on a disk, as it is too long for a kernel's command line. The Debian disk has the serial number `root`.
+    pub(super) fn scripted(args: BootArgs, script: PathBuf, judges: &[&'static str]) -> Self {
+        let loads = judges.iter().map(|judge| (*judge, String::new())).collect();
+        Self { args, loads, script: Some(script), disks: Vec::new(), card: None, of_pair: Vec::new() }
+    }
+
+    /// With these images to write, and a card on `tap` that has the same address on whatever tap.
+    #[must_use]
+    pub(super) fn with(mut self, disks: Vec<(PathBuf, &'static str)>, tap: &str) -> Self {
+        self.disks = disks;
+        self.card = Some(format!("tap={tap},mac={MAC}"));
+        self
+    }
+
+    /// With more words for a side of a pair.
+    #[must_use]
+    pub(super) fn in_pair(mut self, words: Vec<String>) -> Self {
+        self.of_pair = words;
+        self
     }
 
     /// With a network card on `tap`, at which it gives back what comes to [`PORT`].
     #[must_use]
     pub(super) fn on(mut self, tap: &'static str) -> Self {
-        self.tap = Some(tap);
+        self.card = Some(format!("tap={tap}"));
         self.loads.push(("echo", format!("echo {PORT}")));
         self
     }
 
     pub(super) fn colo_vm(&self) -> &PathBuf {
         &self.args.colo_vm
+    }
+
+    pub(super) fn of_pair(&self) -> &[String] {
+        &self.of_pair
     }
 
     /// The loads that say whether all is well, by the first word of what they say.
@@ -86,19 +120,29 @@ impl Boot {
         word("memory", self.args.memory.clone());
         let mut told = vec!["console=ttyS0 quiet".to_owned()];
         if let Some(disk) = &self.args.disk {
-            word("disk", format!("path={},format=raw,readonly", disk.display()));
-            told.push("lab.root=/dev/vda lab.overlay=1".to_owned());
+            word("disk", format!("path={},format=raw,readonly,serial=root", disk.display()));
+            if self.script.is_none() {
+                told.push("lab.root=/dev/vda lab.overlay=1".to_owned());
+            }
         }
-        if let Some(tap) = self.tap {
-            word("net", format!("tap={tap}"));
+        if let Some(script) = &self.script {
+            word("disk", format!("path={},format=raw,readonly,serial=script", script.display()));
+        }
+        for (disk, serial) in &self.disks {
+            word("disk", format!("path={},format=raw,serial={serial}", disk.display()));
+        }
+        if let Some(card) = &self.card {
+            word("net", card.clone());
             told.push(format!("lab.ip={GUEST}/24"));
         }
-        told.push(crate::lab::images::run_argument(&self.script()));
+        if self.script.is_none() {
+            told.push(crate::lab::images::run_argument(&self.loads_script()));
+        }
         word("cmdline", told.join(" "));
         words
     }
 
-    fn script(&self) -> String {
+    fn loads_script(&self) -> String {
         let loads: Vec<String> = self.loads.iter().map(|(_, load)| format!("'{load}'")).collect();
         format!("for load in {}; do colo-load --every 1 $load & done; wait", loads.join(" "))
     }

@@ -3,7 +3,7 @@
 use super::PATIENCE;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -19,6 +19,7 @@ const BAD: [&str; 6] =
 #[derive(Debug)]
 pub(super) struct Console {
     lines: Receiver<String>,
+    keys: UnixStream,
     last: VecDeque<String>,
 }
 
@@ -35,6 +36,7 @@ impl Console {
                 }
             }
         };
+        let keys = stream.try_clone()?;
         let (say, lines) = channel();
         std::thread::spawn(move || {
             let mut reader = BufReader::new(stream);
@@ -47,7 +49,7 @@ impl Console {
                 }
             }
         });
-        Ok(Self { lines, last: VecDeque::new() })
+        Ok(Self { lines, keys, last: VecDeque::new() })
     }
 
     /// Forgets what was said so far, unless it is bad.
@@ -65,17 +67,7 @@ impl Console {
         let mut reports = Vec::new();
         let begun = Instant::now();
         while !missing.is_empty() {
-            let left = PATIENCE.saturating_sub(begun.elapsed());
-            let line = match self.lines.recv_timeout(left) {
-                Ok(line) => line,
-                Err(RecvTimeoutError::Timeout) => {
-                    bail!("nothing is heard of {missing:?} within {PATIENCE:?}; last was {:#?}", self.last)
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("the console is closed; last was {:#?}", self.last)
-                }
-            };
-            self.heard(&line)?;
+            let line = self.next(begun, || format!("{missing:?}"))?;
             let Some(at) = missing.iter().position(|(load, _)| line.starts_with(load.as_str())) else {
                 continue;
             };
@@ -90,6 +82,40 @@ impl Console {
             }
         }
         Ok(reports)
+    }
+
+    /// Types a line.
+    pub(super) fn type_line(&mut self, line: &str) -> Result<()> {
+        self.keys.write_all(format!("{line}\n").as_bytes()).context("cannot type on the console")
+    }
+
+    /// Listens until a line begins with `mark`: all lines until then.
+    pub(super) fn until(&mut self, mark: &str) -> Result<Vec<String>> {
+        let (begun, mut lines) = (Instant::now(), Vec::new());
+        loop {
+            let line = self.next(begun, || mark.to_owned())?;
+            let is_it = line.starts_with(mark);
+            lines.push(line);
+            if is_it {
+                return Ok(lines);
+            }
+        }
+    }
+
+    /// The next line, which is not to be bad.
+    fn next(&mut self, begun: Instant, wanted: impl Fn() -> String) -> Result<String> {
+        let left = PATIENCE.saturating_sub(begun.elapsed());
+        let line = match self.lines.recv_timeout(left) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("nothing is heard of {} within {PATIENCE:?}; last was {:#?}", wanted(), self.last)
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                bail!("the console is closed; last was {:#?}", self.last)
+            }
+        };
+        self.heard(&line)?;
+        Ok(line)
     }
 
     fn heard(&mut self, line: &str) -> Result<()> {

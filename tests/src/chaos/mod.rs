@@ -6,6 +6,7 @@
 //!   Boot      what the guest is: a kernel, an initramfs or a Debian, its loads            │
 //!   Node      one colo-vm: its console, its QMP, its process        ◄────────────────────┘
 //!   kills     at random instants one of two is killed; the other goes on, and is one of two again
+//!   disks     the primary dies; what is on the secondary's disks is judged, from inside and from outside
 //!   level     many checkpoints, then the primary is killed
 //!   Wire      a tap to the guest, and a stream that it has to give back as it was
 //!   restore   saved under load, and again from the file in a new process
@@ -13,6 +14,7 @@
 
 mod boot;
 mod console;
+mod disks;
 mod kills;
 mod level;
 mod node;
@@ -21,6 +23,7 @@ mod restore;
 mod wire;
 
 pub use boot::{Boot, BootArgs};
+pub use disks::{Disks, disks};
 pub use kills::{Kills, kills};
 pub use level::{Level, level};
 pub use node::Node;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use colo_vmm::checkpoint::status::{Phase, Status};
 use colo_vmm::config::Mode;
 use colo_vmm::qmp::client::Client;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -36,7 +37,7 @@ impl Node {
 
     /// The side that waits, and has `delay` milliseconds between checkpoints.
     pub(super) fn secondary(dir: &Path, name: &str, boot: &Boot, pair: (Mode, u32)) -> Result<Self> {
-        Self::start(dir, name, boot, &with(["secondary", "--listen", PLACE], pair), None)
+        Self::start(dir, name, boot, &with(["secondary", "--listen", PLACE], pair, boot), None)
     }
 
     /// The side that serves.
@@ -47,7 +48,7 @@ impl Node {
         pair: (Mode, u32),
         restore: Option<&Path>,
     ) -> Result<Self> {
-        Self::start(dir, name, boot, &with(["primary", "--peer", PLACE], pair), restore)
+        Self::start(dir, name, boot, &with(["primary", "--peer", PLACE], pair, boot), restore)
     }
 
     fn start(dir: &Path, name: &str, boot: &Boot, verb: &[String], restore: Option<&Path>) -> Result<Self> {
@@ -114,9 +115,14 @@ impl Node {
         format!("waiting until {} {what}; it said: {said}", self.name)
     }
 
+    /// Waits until it knows that its peer is dead.
+    pub(super) fn lost(&mut self) -> Result<Status> {
+        self.until("knows that its peer is lost", |status| status.phase == Phase::Lost)
+    }
+
     /// Its peer is dead: it goes on alone.
     pub(super) fn take_over(&mut self) -> Result<()> {
-        self.until("knows that its peer is lost", |status| status.phase == Phase::Lost)?;
+        self.lost()?;
         self.qmp.ask("x-colo-lost-heartbeat", None)?;
         Ok(())
     }
@@ -127,6 +133,37 @@ impl Node {
             let said = fs::read_to_string(self.files.join("said")).unwrap_or_default();
             format!("{}, which said: {said}", self.name)
         })
+    }
+
+    /// Types a line on its guest's console, and gives what is said until a line begins with `mark`, with that line.
+    pub(super) fn has(&mut self, line: &str, mark: &str) -> Result<Vec<String>> {
+        let done = self.console.type_line(line).and_then(|()| self.console.until(mark));
+        done.with_context(|| self.told(&format!("does {line:?}, and says {mark:?}")))
+    }
+
+    /// Waits until its guest says a line that begins with `mark`.
+    pub(super) fn says(&mut self, mark: &str) -> Result<()> {
+        self.console.until(mark).map(drop).with_context(|| self.told(&format!("says {mark:?}")))
+    }
+
+    /// It stands still, and says nothing any more, as a host that hangs.
+    pub(super) fn freeze(&self) -> Result<()> {
+        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw).context("no process id")?;
+        Ok(kill_process(pid, Signal::STOP)?)
+    }
+
+    /// Waits for its end, which is to be a good one.
+    pub(super) fn ends(mut self) -> Result<()> {
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = self.process.try_wait()? {
+                break status;
+            }
+            ensure!(begun.elapsed() < PATIENCE, "{}", self.told("ends"));
+            std::thread::sleep(LOOK);
+        };
+        ensure!(status.success(), "{status}: {}", self.told("ends well"));
+        Ok(())
     }
 
     /// Writes its state to a file.
@@ -154,9 +191,10 @@ impl Drop for Node {
     }
 }
 
-fn with(words: [&str; 3], (mode, delay): (Mode, u32)) -> Vec<String> {
+fn with(words: [&str; 3], (mode, delay): (Mode, u32), boot: &Boot) -> Vec<String> {
     let pair = ["--vm-id", "chaos", "--peer-timeout", "10000", "--phase-timeout", "60000"];
     let mut words: Vec<String> = words.into_iter().chain(pair).map(str::to_owned).collect();
     words.extend(["--mode".to_owned(), mode.to_string(), "--checkpoint-delay".to_owned(), delay.to_string()]);
+    words.extend_from_slice(boot.of_pair());
     words
 }

@@ -11,12 +11,24 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// A name that changes with what it is built from.
 pub(super) fn version() -> Result<String> {
-    let entries = fs::read_dir(SOURCES).with_context(|| format!("cannot read {SOURCES}"))?;
-    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let mut files = Vec::new();
+    collect(Path::new(SOURCES), &mut files)?;
     files.sort();
     let texts =
         files.iter().map(|file| fs::read(file).with_context(|| format!("cannot read {}", file.display())));
     Ok(key(texts.collect::<Result<Vec<_>>>()?))
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
 }
 
 /// The program, built unless it is there.

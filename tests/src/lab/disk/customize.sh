@@ -50,6 +50,8 @@ END
 chroot "$root" systemctl --quiet enable colo-net.service colo-run.service
 chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer \
     dpkg-db-backup.timer e2scrub_reap.service
+# A cluster is there; a server is started by who wants one, on a copy of it.
+chroot "$root" systemctl --quiet disable postgresql.service
 # Clients come from outside.
 sed -i 's/^bind .*/bind * -::*/; s/^protected-mode .*/protected-mode no/' "$root/etc/redis/redis.conf"
 echo 'Served by the guest of the lab.' > "$root/var/www/html/index.html"
