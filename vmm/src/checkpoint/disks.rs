@@ -33,6 +33,8 @@ pub trait Disks: Send + Sync + fmt::Debug {
     fn known(&self) -> Vec<Disk>;
     /// What can be seen of them.
     fn status(&self) -> Vec<Status>;
+    /// The guest has ended in order: what is to be kept is kept when this returns.
+    fn close(&self);
 }
 
 /// A primary's. Calls come from the session's thread, but for [`Source::cut`].
@@ -146,6 +148,7 @@ impl Disks for NoDisks {
     fn status(&self) -> Vec<Status> {
         Vec::new()
     }
+    fn close(&self) {}
 }
 
 impl Source for NoDisks {

@@ -6,6 +6,7 @@
 
 use super::Failure;
 use crate::checkpoint;
+use crate::checkpoint::disks::Disks;
 use crate::checkpoint::link::{Rhythm, Terms, Tls, Trust, socket};
 use crate::checkpoint::orders::Orders;
 use crate::checkpoint::output::Unheld;
@@ -100,8 +101,7 @@ pub(super) struct Working {
     /// Whether it may be saved.
     pub(super) turns: Turns,
     thread: JoinHandle<()>,
-    /// A primary's disks, whose records are closed at the end.
-    closes: Option<Arc<disks::primary::Disks>>,
+    disks: Arc<dyn Disks>,
 }
 
 impl Working {
@@ -132,7 +132,7 @@ impl Working {
             Patience { step: millis(colo.phase_timeout), idle: Duration::MAX, ..Patience::default() };
         let hello = hello(colo, words, &blocks)?;
         let sandbox = machine.sandbox();
-        let (handle, closes, thread) = match place {
+        let (handle, disks, thread): (_, Arc<dyn Disks>, _) = match place {
             Place::Primary { peer, addresses, settings, disks } => {
                 let disks = Arc::new(disks::primary::Disks::new(disks, settings));
                 let handle = Handle::new(board.clone(), post, now.clone(), disks.clone());
@@ -168,7 +168,7 @@ impl Working {
                     after,
                 };
                 let thread = primary::start(settings, source, orders, board, told, &sandbox)?;
-                (handle, Some(disks), thread)
+                (handle, disks, thread)
             }
             Place::Secondary { listener, spill, disks, .. } => {
                 let disks = Arc::new(disks::secondary::Disks::new(disks, tls.clone()));
@@ -186,16 +186,16 @@ impl Working {
                     settings: secondary::Settings { patience, rhythm, on_loss },
                     sink,
                     listener,
-                    terms: Terms::new(hello, holding, disks, tls),
+                    terms: Terms::new(hello, holding, disks.clone(), tls),
                     orders,
                     board,
                     told,
                     quit: Quit::new(move || control.quit()),
                 };
-                (handle, None, secondary::start(parts, &sandbox)?)
+                (handle, disks, secondary::start(parts, &sandbox)?)
             }
         };
-        Ok(Self { handle, turns, thread, closes })
+        Ok(Self { handle, turns, thread, disks })
     }
 
     /// The guest has ended in order: a primary says so to its secondary. If a machine fails this is not called, and
@@ -209,9 +209,7 @@ impl Working {
         if self.thread.is_finished() && self.thread.join().is_err() {
             tracing::error!("the thread of the pair has died of a bug");
         }
-        if let Some(disks) = self.closes {
-            disks.close();
-        }
+        self.disks.close();
     }
 }
 

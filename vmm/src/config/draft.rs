@@ -39,8 +39,9 @@ pub struct Draft {
     #[arg(
         long,
         help = "A disk, vda first: path=FILE[,format=raw|qcow2][,readonly][,serial=TEXT]\
-                [,cache=writeback|writethrough|none]. Without a format the file's name (*.qcow2 or not) and \
-                its first bytes have to agree",
+                [,cache=writeback|writethrough|none][,record=FILE]. Without a format the file's name (*.qcow2 or \
+                not) and its first bytes have to agree; the record says what the other host of a pair may not \
+                have [default: beside the image, FILE.colo]",
         value_name = "path=FILE,…",
         action = ArgAction::Append
     )]

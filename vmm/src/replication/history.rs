@@ -22,8 +22,9 @@ pub enum HistoryError {
     File(#[from] FileError),
     /// Half of it is another disk.
     #[error(
-        "{0} was being made equal to its primary's disk when that ended, and is not that yet: no guest can run on it; \
-         let its primary finish that (colo-vm secondary), or remove {0}, if you know the disk to be whole"
+        "{0} says that its disk was being made equal to its primary's, or that a guest had just taken over, when that \
+         ended: not all of it is there, and no guest can run on it; let a primary make it whole (colo-vm secondary), or \
+         remove {0}, if you know the disk to be whole"
     )]
     Partial(PathBuf),
     /// No number can be had.
@@ -150,13 +151,14 @@ impl History {
         inner.write(None)
     }
 
-    /// Its guest goes on without the primary.
+    /// Its guest goes on without the primary. It is [`whole`](Self::whole) once what waited is in the image.
     pub fn promote(&self) -> Result<(), HistoryError> {
         let mut inner = self.lock();
         let new = Generation::random().map_err(HistoryError::Chance)?;
         let record = &mut inner.record;
         record.peer = record.own.replace(new);
-        (record.open, record.alone, record.partial) = (true, true, false);
+        // What waits for the image is in memory alone.
+        (record.open, record.alone, record.partial) = (true, true, true);
         inner.believed = false;
         inner.write(None)
     }
@@ -254,6 +256,8 @@ mod tests {
         level(&one, &two);
         // The primary dies while it is followed, and is taken over from.
         two.history.promote().unwrap();
+        assert!(two.history.is_partial(), "what waited is not in the image yet");
+        two.history.whole().unwrap();
         let one = one.again();
         assert_eq!(would(&two, true, &one), Sync::Verify);
         // Nobody knew of the other: it was started again, and its guest wrote.

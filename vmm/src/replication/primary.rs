@@ -258,13 +258,6 @@ impl Disks {
         Self { all, links: Mutex::default(), before, newest }
     }
 
-    /// The guest has ended in order: what the secondary may not have is kept for the next run.
-    pub fn close(&self) {
-        for disk in &self.all {
-            disk.kept(disk.history.close(disk.dirty.missing()));
-        }
-    }
-
     fn links(&self) -> MutexGuard<'_, Vec<Connection>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -308,6 +301,12 @@ impl disks::Disks for Disks {
 
     fn status(&self) -> Vec<Status> {
         self.all.iter().map(|disk| status(disk)).collect()
+    }
+
+    fn close(&self) {
+        for disk in &self.all {
+            disk.kept(disk.history.close(disk.dirty.missing()));
+        }
     }
 }
 
@@ -384,7 +383,7 @@ impl disks::Source for Disks {
         for disk in &self.all {
             let mut state = disk.lock();
             if state.phase == Phase::Syncing {
-                state.phase = Phase::Replicating;
+                (state.phase, state.trouble) = (Phase::Replicating, None);
                 drop(state);
                 disk.kept(disk.history.level());
             }
@@ -392,15 +391,20 @@ impl disks::Source for Disks {
     }
 
     fn end(&self) {
+        // First, so that what we end ourselves is no failure.
+        let were: Vec<_> = self
+            .all
+            .iter()
+            .map(|disk| std::mem::replace(&mut disk.lock().phase, Phase::Unprotected))
+            .collect();
         let links = std::mem::take(&mut *self.links());
         // All at once, and then each until its thread has ended.
         links.iter().for_each(|link| link.handle().kill());
         drop(links);
-        for disk in &self.all {
-            let was = std::mem::replace(&mut disk.lock().phase, Phase::Unprotected);
+        for (disk, was) in self.all.iter().zip(were) {
             disk.feed.end();
             if was == Phase::Replicating {
-                tracing::warn!(disk = disk.name, "what the guest writes is here alone");
+                tracing::debug!(disk = disk.name, "what the guest writes is here alone");
                 disk.kept(disk.history.alone());
             }
         }

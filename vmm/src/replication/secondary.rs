@@ -19,6 +19,7 @@ use crate::checkpoint::disks::{self, DiskError, Phase, Status};
 use crate::checkpoint::link::{Quiet, Stream, Tls};
 use crate::checkpoint::protocol::hello::{Agreed, Disk as Word};
 use crate::nbd::server::{Offer, Patience, Terms, serve};
+use crate::sandbox::{self, Kind};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -26,6 +27,11 @@ use std::time::{Duration, Instant};
 
 /// How long a connection waits for its session.
 const SESSION: Duration = Duration::from_secs(5);
+
+/// Between two looks whether all is in the image.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long a guest's end waits for that while nothing happens.
+const PROGRESS: Duration = Duration::from_secs(30);
 
 /// Who is let in.
 #[derive(Debug, Default)]
@@ -63,6 +69,11 @@ impl Gate {
         }
         let same = met.from.is_none_or(|known| known.to_canonical() == from.to_canonical());
         same.then_some(met.session)
+    }
+
+    fn is_open_for(&self, session: u64) -> bool {
+        let met = self.lock();
+        met.open && met.session == session
     }
 }
 
@@ -115,6 +126,32 @@ impl Disk {
         trouble.last = Some(text);
     }
 
+    /// Waits until all that a guest which has taken over wrote is in the image, and has the record say so. As long as
+    /// there is progress.
+    fn commit(&self) {
+        let mut left = u64::MAX;
+        let mut until = Instant::now() + PROGRESS;
+        loop {
+            let status = self.layers.status();
+            match status.phase {
+                layers::Phase::Open | layers::Phase::Held => return,
+                layers::Phase::Plain => break,
+                layers::Phase::Promoted => {}
+            }
+            if status.left < left {
+                (left, until) = (status.left, Instant::now() + PROGRESS);
+            }
+            if Instant::now() >= until {
+                let trouble = status.trouble.unwrap_or_default();
+                return self.complain(format!("it ends without {left} bytes that its guest has: {trouble}"));
+            }
+            std::thread::sleep(LOOK);
+        }
+        if let Err(error) = self.history.whole() {
+            self.complain(error.to_string());
+        }
+    }
+
     fn trouble(&self) -> MutexGuard<'_, Trouble> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,7 +160,7 @@ impl Disk {
         done.map_err(|error| self.error(error))
     }
 
-    fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, session: u64, tls: Option<&Tls>) {
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, session: u64, gate: &Gate, tls: Option<&Tls>) {
         let export = Arc::new(DiskExport::new(self.layers.clone()));
         let offer = Offer {
             name: export_name(&self.name, session),
@@ -139,6 +176,10 @@ impl Disk {
         let patience = Patience { handshake: SESSION, ..Patience::default() };
         match serve(stream, Arc::new(terms), patience, upgrade) {
             Ok(()) => tracing::debug!(disk = self.name, %peer, "the primary's connection has ended"),
+            // Who ends it here knows why.
+            Err(error) if !gate.is_open_for(session) => {
+                tracing::debug!(disk = self.name, %peer, "the primary's connection was ended: {error}");
+            }
             Err(error) => self.complain(format!("the connection from {peer} has ended: {error}")),
         }
     }
@@ -194,7 +235,7 @@ impl Disks {
                     (None, _) => {
                         inside.complain(format!("{peer} is not the primary of a session, and is let go"));
                     }
-                    (Some(session), Ok(ours)) => inside.serve(ours, peer, session, tls.as_ref()),
+                    (Some(session), Ok(ours)) => inside.serve(ours, peer, session, &gate, tls.as_ref()),
                     (Some(_), Err(error)) => {
                         inside.complain(format!("the connection from {peer} cannot be used: {error}"));
                     }
@@ -247,6 +288,10 @@ impl disks::Disks for Disks {
 
     fn status(&self) -> Vec<Status> {
         self.all.iter().map(|disk| status(disk)).collect()
+    }
+
+    fn close(&self) {
+        self.all.iter().filter(|disk| disk.history.is_partial()).for_each(|disk| disk.commit());
     }
 }
 
@@ -314,6 +359,12 @@ impl disks::Sink for Disks {
                 disk.complain(error.to_string());
             }
             disk.layers.promote();
+            // If this host dies before, no guest may begin on what is there.
+            let inside = disk.clone();
+            let commits = move || inside.commit();
+            if let Err(error) = sandbox::spawn("disk commit", Kind::Worker, commits) {
+                disk.complain(format!("nobody notes when all of it is in the image: {error}"));
+            }
         }
     }
 }

@@ -36,6 +36,9 @@ use thiserror::Error;
 
 /// How long a secondary that is not there is left alone: at first, and at most.
 const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+/// How long one is left alone whose disks are refused: an operator has to do something, and it needs a moment to see
+/// that nothing comes of the session.
+const REFUSED: Duration = Duration::from_secs(10);
 /// How long meeting may take.
 const MEETING: Duration = Duration::from_secs(5);
 /// Between two times that pages are sent ahead.
@@ -152,6 +155,9 @@ impl Primary {
                         said = text;
                     }
                     self.board.write(|status| status.error = Some(said.clone()));
+                    if matches!(error, Meeting::Disk(_)) {
+                        pause = REFUSED;
+                    }
                     None
                 }
             };

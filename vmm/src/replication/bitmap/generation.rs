@@ -108,14 +108,18 @@ pub enum Sync {
 pub enum Refusal {
     /// Each has what the other has not.
     #[error(
-        "both disks were written to since they were level; choose whose data is kept, and sync from there by force"
+        "both disks were written to since they were level; choose whose data is kept, and start that guest as the primary \
+         with --sync-force"
     )]
     BothWritten,
     /// The other went on alone.
-    #[error("the other disk was written to since they were level, this one was not; sync from there")]
+    #[error(
+        "the other disk was written to since they were level, this one was not; start that guest as the primary, and this \
+         host as the secondary"
+    )]
     TheirsIsNewer,
     /// It belongs to another pair, or to nobody any more.
-    #[error("the other disk has data of another origin; sync by force if it may be lost")]
+    #[error("the other disk has data of another origin; --sync-force, if that may be lost")]
     Unrelated,
 }
 
