@@ -58,6 +58,8 @@ pub trait Source: Disks {
     fn delivered(&self, epoch: u64, until: Instant) -> Result<(), DiskError>;
     /// The secondary is level.
     fn level(&self);
+    /// The secondary is lost: whoever waits for it waits no more.
+    fn hang_up(&self);
     /// The session is over: nobody follows.
     fn end(&self);
 }
@@ -177,6 +179,7 @@ impl Source for NoDisks {
         Ok(())
     }
     fn level(&self) {}
+    fn hang_up(&self) {}
     fn end(&self) {}
 }
 

@@ -21,6 +21,7 @@ use crate::replication::layers::{Limits, SecondaryDisk};
 use crate::replication::{primary, secondary};
 use crate::spill;
 use std::ffi::OsString;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,7 +76,10 @@ impl Ready {
             }
             Some(Place::Secondary { listener, directory, disks, .. }) => {
                 let (history, _) = history()?;
-                let spill = directory.as_deref().map(spill::open).transpose()?;
+                let spill = match directory {
+                    Some(directory) => Some(spill::open(directory)?),
+                    None => beside_image(disk),
+                };
                 let layers = Arc::new(SecondaryDisk::open(image, Limits::default(), spill)?);
                 let listener = socket::listen(beside(listener.local_addr()?, number)?)?;
                 let (place, disk) = (number as u8, layers.clone());
@@ -98,10 +102,21 @@ fn beside(at: SocketAddr, number: usize) -> Result<SocketAddr, Failure> {
     Ok(SocketAddr::new(at.ip(), port))
 }
 
+/// What waits for a disk has to find room on it anyway: without `--spill`, beside the image.
+fn beside_image(disk: &config::Disk) -> Option<File> {
+    let image = disk.path.canonicalize().ok()?;
+    // A block device is beside nothing.
+    let directory = image.parent().filter(|_| image.is_file())?;
+    let spill = spill::open(directory);
+    spill.inspect_err(|error| tracing::warn!("what waits for {disk} stays in memory: {error}")).ok()
+}
+
 /// Where a disk's history is.
 fn record(disk: &config::Disk) -> PathBuf {
     disk.record.clone().unwrap_or_else(|| {
-        let mut beside = OsString::from(&disk.path);
+        // Whatever link leads to the image, it has one record.
+        let image = disk.path.canonicalize().unwrap_or_else(|_| disk.path.clone());
+        let mut beside = OsString::from(image);
         beside.push(".colo");
         beside.into()
     })

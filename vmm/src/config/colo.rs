@@ -274,7 +274,7 @@ pub struct ColoDraft {
     pub sync_force: Option<bool>,
     /// A secondary's directory, on a disk, where pages of a checkpoint that is not complete wait once they are
     /// more than an eighth of the guest's memory, and writes to a disk once they are more than 256 MiB
-    /// [default: pages wait in memory, writes are refused]
+    /// [default: pages wait in memory, writes beside the image]
     #[arg(long, value_name = "DIRECTORY", help_heading = HEADING)]
     pub spill: Option<PathBuf>,
     /// This side's certificate (PEM), with those between it and its CA

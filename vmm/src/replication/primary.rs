@@ -390,6 +390,10 @@ impl disks::Source for Disks {
         }
     }
 
+    fn hang_up(&self) {
+        self.links().iter().for_each(|link| link.handle().kill());
+    }
+
     fn end(&self) {
         // First, so that what we end ourselves is no failure.
         let were: Vec<_> = self

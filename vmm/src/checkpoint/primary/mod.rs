@@ -185,7 +185,11 @@ impl Primary {
         let (heart, _) = link::dial(peer, addresses, tls.as_ref(), &beat, MEETING)?;
         let (post, hangup) = (self.orders.post(), stream.hangup());
         self.orders.interrupts(hangup.clone());
-        let heart = Heartbeat::start(heart, *rhythm, move |lost| lose(&post, &hangup, number, lost))?;
+        let disks = disks.clone();
+        let heart = Heartbeat::start(heart, *rhythm, move |lost| {
+            lose(&post, &hangup, number, lost);
+            disks.hang_up();
+        })?;
         Ok((stream, agreed, heart, turn))
     }
 

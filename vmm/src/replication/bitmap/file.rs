@@ -1,9 +1,9 @@
 //! Where the record is kept: a file with two places for it.
 //!
 //! ```text
-//!   create   PATH.tmp: both places written, fsync ──► renamed to PATH, the directory fsync'ed
+//!   create   PATH.<pid>.tmp: both places written, fsync ──► renamed to PATH, the directory fsync'ed
 //!   write    the place of the older one ──► fdatasync: until then the newer one holds
-//!   open     the one with the higher sequence of those that are whole
+//!   open     the one with the higher sequence; if one is damaged, the other, and nothing of it is to be relied on
 //! ```
 //!
 //! It is opened before the process is confined and needs no name after that; its places are there from the
@@ -96,20 +96,18 @@ impl RecordFile {
     /// Makes one; whatever has its name is replaced when it is whole.
     pub fn create(path: &Path, record: &mut Record) -> Result<Self, FileError> {
         let mut temporary = OsString::from(path);
-        temporary.push(".tmp");
+        temporary.push(format!(".{}.tmp", std::process::id()));
         let temporary = PathBuf::from(temporary);
         let failed = |what| Self::io(&temporary, what);
         let file = File::options()
             .read(true)
             .write(true)
-            .create(true)
-            .truncate(false)
+            .create_new(true)
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&temporary)
             .map_err(failed("create"))?;
         Self::take(&temporary, &file)?;
-        file.set_len(0).map_err(failed("empty"))?;
         let mut made = Self { path: path.to_owned(), file, disk: record.disk, sequence: 0 };
         // The first has sequence 1 and is in the second place; the second is what counts.
         made.write(record)?;
@@ -136,9 +134,18 @@ impl RecordFile {
         let stride = found.stride()?;
         let (one, other) = (found.read(0)?, found.read(stride)?);
         let record = match (one, other) {
-            (Ok(one), Ok(other)) if other.sequence > one.sequence => other,
-            (Ok(one), _) => one,
-            (Err(_), Ok(other)) => other,
+            (Ok(one), Ok(other)) => {
+                if other.sequence > one.sequence {
+                    other
+                } else {
+                    one
+                }
+            }
+            (Ok(older), Err(error)) | (Err(error), Ok(older)) => {
+                // It may be the newer that is damaged: what that would have said, nobody knows.
+                tracing::warn!("the record {} is damaged, its older half is used: {error}", path.display());
+                Record { open: true, alone: true, ..older }
+            }
             (Err(error), Err(_)) => return Err(found.another(error)),
         };
         if record.disk != disk {

@@ -150,7 +150,7 @@ impl Inner {
         let (stream, peer) = self.arrived.take()?;
         let stream = Arc::new(stream);
         self.peer = Arc::downgrade(&stream);
-        tracing::info!(%peer, ?side, "the replication connection is established");
+        tracing::debug!(%peer, ?side, "the replication connection is established");
         Some(Outcome::Established { stream, peer, side })
     }
 
